@@ -1,0 +1,45 @@
+"""What a model is, in numbers: read from the checkpoint's config.json, checked, immutable. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """Rotary embedding. `kind` is "default" or "yarn" (arXiv:2309.00071); the rest of the fields are YaRN's."""
+
+    theta: float
+    kind: str = "default"
+    factor: float = 1.0
+    original_max_position: int = 4096
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float | None = None  # None: 0.1 ln(factor) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    family: str  # config.json's model_type
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    num_experts: int
+    experts_per_token: int
+    expert_width: int
+    layer_types: tuple[str, ...]  # "full_attention" or "sliding_attention", one a layer
+    sliding_window: int
+    rope: RopeConfig
+    max_position: int
+    rms_norm_eps: float
+    swiglu_limit: float
+    attention_bias: bool
+    tie_word_embeddings: bool
+    quantization: str | None  # "mxfp4" when the experts are stored packed
+    torch_dtype: str  # the checkpoint's own dtype, "bfloat16", "float16" or "float32"
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int | None
