@@ -118,10 +118,14 @@ class Ready(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True, tag=True):
-    """The run cannot go on; one line that says why and names the mend."""
+    """The run cannot go on; one line that says why and names the mend.
+
+    `symptom`: this rank only lost the others, so the cause is to be looked for elsewhere.
+    """
 
     rank: int
     message: str
+    symptom: bool = False
 
 
 FromEngine = Outputs | RankReport | Hello | Ready | Failure

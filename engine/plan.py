@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
+from ..cache.grant import Grant
 
-class Grant(msgspec.Struct, frozen=True, array_like=True):
-    """Pages that a request newly holds in one cache group: logical pages `first`, `first + 1`, … are `pages`."""
-
-    first: int
-    pages: list[int]
+__all__ = ["EMPTY", "Grant", "Share", "StepPlan"]
 
 
 class Share(msgspec.Struct, frozen=True, array_like=True):
@@ -24,6 +21,7 @@ class Share(msgspec.Struct, frozen=True, array_like=True):
     grants: list[Grant]  # one per cache group, in the order of the cache spec
     sample: bool  # the last position's logits are needed
     prompt_logprobs: bool = False  # every position's logits are needed
+    following: int | None = None  # with prompt_logprobs: the prompt's token after the share, if any (its last target)
 
     @property
     def count(self) -> int:

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..layers.rope_config import RopeConfig
 
-@dataclass(frozen=True, slots=True)
-class RopeConfig:
-    """Rotary embedding. `kind` is "default" or "yarn" (arXiv:2309.00071); the rest of the fields are YaRN's."""
-
-    theta: float
-    kind: str = "default"
-    factor: float = 1.0
-    original_max_position: int = 4096
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    truncate: bool = True
-    attention_factor: float | None = None  # None: 0.1 ln(factor) + 1
+__all__ = ["ModelConfig", "RopeConfig"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +27,7 @@ class ModelConfig:
     max_position: int
     rms_norm_eps: float
     swiglu_limit: float
+    swiglu_alpha: float
     attention_bias: bool
     tie_word_embeddings: bool
     quantization: str | None  # "mxfp4" when the experts are stored packed

@@ -1,0 +1,202 @@
+"""Prefill and decode on this CPU beside transformers: same checkpoint, same threads, one run, medians.
+
+    python -m yardmaster.bench.cpu [--checkpoint DIR] [--threads N] [--rounds N] [--out FILE]
+
+Without a checkpoint a random gpt-oss of about a billion parameters is made (hidden 960, 10 layers, 32 experts top-4,
+MXFP4). Each engine runs in a process of its own; the two alternate, so that a machine that slows down slows both.
+Prefill: 512 new tokens of one request, tokens/s. Decode: tokens/s over all streams, each with 128 tokens of context.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PREFILL, CONTEXT, STEPS, STREAMS = 512, 128, 32, (1, 8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--expert-dtype", default="auto")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--one", choices=ENGINES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(ENGINES[args.one](args)))
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoint = args.checkpoint or _make(Path(directory) / "gpt-oss-1b")
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ENGINES}
+        for _ in range(args.rounds):
+            for name in ENGINES:
+                rounds[name].append(_subprocess(name, checkpoint, args))
+                print(name, rounds[name][-1], file=sys.stderr)
+    report = _report(rounds, args)
+    print(json.dumps(report, indent=2))
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _subprocess(name: str, checkpoint: Path, args: argparse.Namespace) -> dict[str, float]:
+    command = [sys.executable, "-m", "yardmaster.bench.cpu", "--one", name, "--checkpoint", str(checkpoint)]
+    command += ["--threads", str(args.threads), "--dtype", args.dtype, "--expert-dtype", args.expert_dtype]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _report(rounds: dict[str, list[dict[str, float]]], args: argparse.Namespace) -> dict[str, object]:
+    median = {
+        name: {key: round(statistics.median(run[key] for run in runs), 2) for key in runs[0]}
+        for name, runs in rounds.items()
+    }
+    ours, theirs = median["yardmaster"], median["transformers"]
+    return {
+        "what": "tokens/s, medians",
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+        ).stdout.strip(),
+        "machine": _machine(),
+        "threads": args.threads,
+        "dtype": args.dtype,
+        "expert_dtype": args.expert_dtype,
+        "load_average": os.getloadavg()[0],
+        "median": median,
+        "ratio": {key: round(ours[key] / theirs[key], 3) for key in ours if key in theirs},
+        "rounds": rounds,
+    }
+
+
+def _machine() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown"
+
+
+def _make(directory: Path) -> Path:
+    command = [sys.executable, "-m", "yardmaster", "init", str(directory), "--family", "gpt_oss", "--experts", "mxfp4"]
+    for flag, value in {
+        "--hidden-size": 960,
+        "--layers": 10,
+        "--heads": 16,
+        "--kv-heads": 4,
+        "--num-experts": 32,
+        "--experts-per-token": 4,
+        "--expert-width": 960,
+        "--vocab-size": 32768,
+    }.items():
+        command += [flag, str(value)]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    return directory
+
+
+def _yardmaster(args: argparse.Namespace) -> dict[str, float]:
+    import torch
+
+    from ..engine.build import build_executor
+    from ..engine.config import EngineConfig
+    from ..engine.messages import Submit
+    from ..engine.request import Request
+    from ..engine.sampling_params import SamplingParams
+    from ..engine.scheduler import Scheduler, SchedulerConfig
+    from ..cache.manager import CacheManager
+    from ..parallel.mesh import Mesh
+
+    torch.set_num_threads(args.threads)
+    limits = SchedulerConfig(max_num_seqs=16, max_num_batched_tokens=2048, max_model_len=2048)
+    config = EngineConfig(
+        model=str(args.checkpoint),
+        dtype=args.dtype,
+        expert_dtype=args.expert_dtype,
+        max_model_len=2048,
+        scheduler=limits,
+        kv_cache_memory_bytes=1 << 30,
+    )
+    built = build_executor(config, Mesh.single("cpu"), lambda line: print(line, file=sys.stderr))
+    scheduler = Scheduler(limits, CacheManager(built.cache_spec))
+    vocab = built.executor.model.config.vocab_size
+
+    def add(name: str, length: int, tokens: int) -> None:
+        prompt = torch.randint(0, vocab, (length,)).tolist()
+        params = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
+        scheduler.add(Request(Submit(request_id=name, prompt_token_ids=prompt, params=params), seed=0))
+
+    def step() -> None:
+        plan = scheduler.schedule()
+        rows = [request.row for request in scheduler.sampled(plan)]
+        scheduler.advance(plan, built.executor.execute(plan, rows))
+
+    def prefill() -> float:
+        add("p", PREFILL, 1)
+        return _seconds(step)
+
+    def decode(streams: int) -> Callable[[], None]:
+        for stream in range(streams):
+            add(str(stream), CONTEXT, STEPS + 4)
+        for _ in range(3):
+            step()
+        return step
+
+    figures = {f"prefill {PREFILL}": PREFILL / min(prefill() for _ in range(4))}
+    for streams in STREAMS:
+        one = decode(streams)
+        figures[f"decode {streams}"] = streams / statistics.median(_seconds(one) for _ in range(STEPS))
+        while scheduler.has_work:
+            step()
+    return figures
+
+
+def _transformers(args: argparse.Namespace) -> dict[str, float]:
+    import torch
+    from transformers import GptOssForCausalLM, Mxfp4Config
+
+    torch.set_num_threads(args.threads)
+    model = GptOssForCausalLM.from_pretrained(
+        args.checkpoint,
+        dtype=getattr(torch, args.dtype),
+        quantization_config=Mxfp4Config(dequantize=True),
+        experts_implementation="grouped_mm",
+    ).eval()
+
+    @torch.inference_mode()
+    def run(ids_BT: torch.Tensor, cache: object = None) -> tuple[torch.Tensor, object]:
+        out = model(ids_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values
+
+    prompt = torch.randint(0, model.config.vocab_size, (1, PREFILL))
+    figures = {f"prefill {PREFILL}": PREFILL / min(_seconds(lambda: run(prompt)) for _ in range(4))}
+    for streams in STREAMS:
+        token, cache = run(torch.randint(0, model.config.vocab_size, (streams, CONTEXT)))
+        times = []
+        for _ in range(STEPS + 2):
+            start = time.perf_counter()
+            token, cache = run(token, cache)
+            times.append(time.perf_counter() - start)
+        figures[f"decode {streams}"] = streams / statistics.median(times[2:])
+    return figures
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+ENGINES = {"yardmaster": _yardmaster, "transformers": _transformers}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""From a configuration to a rank that can run steps: the place where model, experts, dispatch and cache are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..cache.budget import split_budget
+from ..cache.spec import CacheSpec, GroupSpec
+from ..cache.store import KVStore, page_bytes
+from ..experts.base import ExpertShard, ExpertStore
+from ..experts.resident import PackedExperts, ResidentExperts
+from ..models.config import ModelConfig
+from ..models.gpt_oss import SLIDING, GptOss
+from ..models.hf_config import load_config
+from ..parallel.dispatch.base import Counters, Dispatcher
+from ..parallel.dispatch.build import build as build_dispatcher
+from ..parallel.heads import split_heads
+from ..parallel.mesh import Mesh
+from ..weights import dummy
+from ..weights.checkpoint import Checkpoint
+from ..weights.load import load
+from .config import EngineConfig
+from .expert_load import ExpertLoad
+from .ledger import Ledger, activation_bytes, parameter_bytes, usable_bytes
+from .runner import ModelRunner
+from .step_builder import StepBuilder
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LEAST_MODEL_LEN = 256  # below this a cache is of no use; a shorter --max-model-len may still ask for it
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """A rank that is ready. `counters` are the dispatcher's totals, for the heartbeat."""
+
+    executor: ModelRunner
+    cache_spec: CacheSpec
+    max_model_len: int
+    kv_tokens: int
+    ledger: list[str]
+    counters: Counters
+    expert_load: ExpertLoad
+
+
+def build_executor(config: EngineConfig, mesh: Mesh, report: Callable[[str], None]) -> BuiltEngine:
+    """Read the checkpoint's config, count memory, allocate, load. Collective over the world.
+
+    `report` takes progress, a line at a time. Raises CheckpointError or ValueError, one line for the user.
+    """
+    path = Path(config.model)
+    model_config = load_config(path)
+    dtype = compute_dtype(config.dtype, model_config, mesh.device)
+    packed = keeps_packed(config.expert_dtype, model_config, mesh.device)
+    make = _ModelMaker(model_config, config, mesh, dtype, packed)
+
+    ledger = Ledger(
+        device=str(mesh.device),
+        total=usable_bytes(mesh.device, config.gpu_memory_utilization),
+        weights=parameter_bytes(make.model(torch.device("meta")).parameters()),
+        activations=activation_bytes(
+            model_config,
+            config.parallel,
+            dtype,
+            tokens=config.scheduler.max_num_batched_tokens,
+            logit_rows=config.scheduler.max_num_seqs,
+        ),
+        cache_limit=config.kv_cache_memory_bytes,
+    )
+    spec, max_model_len = cache_spec(model_config, config, mesh, dtype, ledger.cache)
+    _, kv_heads = split_heads(model_config.num_heads, model_config.num_kv_heads, mesh.tp.size, mesh.tp.index)
+    store = KVStore(spec, kv_heads=len(kv_heads), width=model_config.head_dim, dtype=dtype, device=mesh.device)
+    kv_tokens = min(g.num_pages for g in spec.groups if g.window is None or len(spec.groups) == 1) * spec.page_size
+    lines = ledger.lines(mesh.rank, store.nbytes, kv_tokens, max_model_len)
+    for line in lines:
+        report(line)
+
+    model = make.model(mesh.device)
+    _fill(model, path, config, report)
+    builder = StepBuilder(
+        spec, max_num_seqs=config.scheduler.max_num_seqs, max_model_len=max_model_len, device=mesh.device
+    )
+    executor = ModelRunner(model, store, builder, leader=mesh.leader)
+    load_of = ExpertLoad([block.moe for block in model.blocks])
+    return BuiltEngine(executor, spec, max_model_len, kv_tokens, lines, make.dispatcher.counters, load_of)
+
+
+def compute_dtype(flag: str, model: ModelConfig, device: torch.device) -> torch.dtype:
+    """The dtype of activations. `auto`: the checkpoint's on a GPU; float32 on a CPU, where it is also the fastest."""
+    if flag != "auto":
+        return DTYPES[flag]
+    return torch.float32 if device.type == "cpu" else DTYPES[model.torch_dtype]
+
+
+def keeps_packed(flag: str, model: ModelConfig, device: torch.device) -> bool:
+    """Whether experts stay in MXFP4. `auto`: they stay as the checkpoint has them."""
+    if flag == "mxfp4" and model.quantization != "mxfp4":
+        raise ValueError("--expert-dtype mxfp4 needs a checkpoint in MXFP4; this one has plain weights: use auto")
+    return model.quantization == "mxfp4" and flag in ("auto", "mxfp4")
+
+
+@dataclass(slots=True)
+class _ModelMaker:
+    """Makes the model twice: without memory, for the ledger, and for real."""
+
+    config: ModelConfig
+    engine: EngineConfig
+    mesh: Mesh
+    dtype: torch.dtype
+    packed: bool
+    dispatcher: Dispatcher = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.dispatcher = build_dispatcher(self.mesh, self.config.num_experts)
+
+    def model(self, device: torch.device) -> GptOss:
+        return GptOss(
+            self.config,
+            self.mesh,
+            lambda layer: self._experts(device),
+            self.dispatcher,
+            dtype=self.dtype,
+            device=device,
+        )
+
+    def _experts(self, device: torch.device) -> ExpertStore:
+        c, mesh = self.config, self.mesh
+        shard = ExpertShard(
+            num_experts=c.num_experts,
+            hidden=c.hidden_size,
+            width=c.expert_width,
+            experts=mesh.experts(c.num_experts),
+            columns=mesh.columns(c.expert_width),
+            limit=c.swiglu_limit,
+            first=mesh.etp.index == 0,
+        )
+        if self.packed:
+            return PackedExperts(shard, dtype=self.dtype, device=device)
+        dtype = self.dtype if self.engine.expert_dtype == "auto" else DTYPES[self.engine.expert_dtype]
+        return ResidentExperts(shard, dtype=dtype, device=device, packed_source=c.quantization == "mxfp4")
+
+
+def cache_spec(
+    model: ModelConfig, config: EngineConfig, mesh: Mesh, dtype: torch.dtype, budget: int
+) -> tuple[CacheSpec, int]:
+    """Groups and pages that fit into the smallest budget of any rank, and the longest request.
+
+    Without --max-model-len the model's own limit is lowered to what fits. Raises ValueError when nothing does.
+    """
+    kinds = [("full", None), ("sliding", model.sliding_window)]
+    layers = {
+        name: tuple(i for i, kind in enumerate(model.layer_types) if (kind == SLIDING) == (window is not None))
+        for name, window in kinds
+    }
+    kinds = [(name, window) for name, window in kinds if layers[name]]
+    windows = [window for _, window in kinds]
+    # Ranks hold as many key-value heads or one fewer: the fullest counts, and all must agree.
+    heads = max(
+        len(split_heads(model.num_heads, model.num_kv_heads, mesh.tp.size, index)[1]) for index in range(mesh.tp.size)
+    )
+    size = config.page_size
+    sizes = [page_bytes(len(layers[name]), size, heads, model.head_dim, dtype) for name, _ in kinds]
+    budget = min(counts[0] for counts in mesh.world.all_gather_counts(budget, device=mesh.device))
+
+    def pages(max_model_len: int) -> list[int]:
+        return split_budget(
+            budget,
+            sizes,
+            windows,
+            max_num_seqs=config.scheduler.max_num_seqs,
+            max_model_len=max_model_len,
+            page_size=size,
+        )
+
+    longest = config.max_model_len or model.max_position
+    if longest > model.max_position:
+        raise ValueError(
+            f"--max-model-len {longest} is more than the model's max_position_embeddings {model.max_position}"
+        )
+    while config.max_model_len is None and longest > LEAST_MODEL_LEN:
+        try:
+            pages(longest)
+            break
+        except ValueError:
+            longest = longest // 2
+    counts = pages(longest)
+    groups = [
+        GroupSpec(name, layers[name], window, count) for (name, window), count in zip(kinds, counts, strict=True)
+    ]
+    return CacheSpec(size, tuple(groups)), longest
+
+
+def _fill(model: GptOss, path: Path, config: EngineConfig, report: Callable[[str], None]) -> None:
+    slots = model.slots()
+    if config.load_format == "dummy":
+        dummy.fill(slots, config.seed)
+        return
+    tenth = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal tenth
+        if total and done * 10 // total > tenth:
+            tenth = done * 10 // total
+            report(f"weights {tenth * 10} %")
+
+    with Checkpoint(path) as checkpoint:
+        load(checkpoint, slots, progress=progress)

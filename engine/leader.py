@@ -1,0 +1,118 @@
+"""The loop of a data-parallel group's first rank: requests in, steps ordered, tokens out.
+
+All groups step together, because the experts are spread over all ranks: a group without work takes part with an empty
+plan as long as another has some. When none has, each waits at its own inbox for at most a beat; `Wake` ends that wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from ..cache.manager import CacheManager
+from ..cache.spec import CacheSpec
+from .config import EngineConfig
+from .follower import IDLE, STOP, Share, encode_plan
+from .messages import Abort, EngineStats, FromEngine, Outputs, RequestOutput, Shutdown, Submit, ToEngine
+from .plan import StepPlan
+from .request import Request
+from .scheduler import QueueFull, Scheduler
+from .step import Executor
+
+IDLE_BEAT = 0.5  # seconds; well below any collective's deadline, for the others wait in one meanwhile
+
+
+class Control(Share, Protocol):
+    def agree(self, values: Sequence[int]) -> list[list[int]]:
+        """Every leader's values, in the order of the groups."""
+
+
+class Wire(Protocol):
+    """The way to the front end: a socket, or queues in one process."""
+
+    def receive(self, timeout_seconds: float) -> list[ToEngine]:
+        """All that has come; waits up to `timeout_seconds` for the first."""
+
+    def send(self, message: FromEngine) -> None: ...
+
+
+class Built(Protocol):
+    """What a leader needs of the rank's built engine."""
+
+    @property
+    def executor(self) -> Executor: ...
+    @property
+    def cache_spec(self) -> CacheSpec: ...
+    @property
+    def max_model_len(self) -> int: ...
+
+
+class Leader:
+    """One group's requests, its executor and its wire. `run` returns when any group's front end said Shutdown."""
+
+    def __init__(
+        self,
+        group: int,
+        scheduler: Scheduler,
+        executor: Executor,
+        control: Control,
+        wire: Wire,
+        idle_beat: float = IDLE_BEAT,
+    ) -> None:
+        self._group = group
+        self._scheduler = scheduler
+        self._executor = executor
+        self._control = control
+        self._wire = wire
+        self._idle_beat = idle_beat
+        self._stats: EngineStats | None = None
+
+    @classmethod
+    def of(cls, config: EngineConfig, group: int, built: Built, control: Control, wire: Wire) -> Leader:
+        limits = replace(config.scheduler, max_model_len=built.max_model_len)
+        return cls(group, Scheduler(limits, CacheManager(built.cache_spec)), built.executor, control, wire)
+
+    def run(self) -> None:
+        """Raises what the control channel and the executor raise: after that, the run is over."""
+        busy = False
+        while True:
+            refused, stop = self._take_in(0.0 if busy else self._idle_beat)
+            plan = self._scheduler.schedule()
+            agreed = self._control.agree([plan.num_tokens, stop])
+            if any(stopping for _, stopping in agreed):
+                self._control.share_bytes(STOP)
+                return
+            busy = any(tokens for tokens, _ in agreed)
+            self._control.share_bytes(encode_plan(plan) if busy else IDLE)
+            self._tell(refused + self._step(plan) if busy else refused)
+
+    def _step(self, plan: StepPlan) -> list[RequestOutput]:
+        rows = [request.row for request in self._scheduler.sampled(plan)]
+        return self._scheduler.advance(plan, self._executor.execute(plan, rows))
+
+    def _take_in(self, timeout_seconds: float) -> tuple[list[RequestOutput], bool]:
+        """Read the inbox; the refusals to send back, and whether to stop."""
+        refused = []
+        stop = False
+        for message in self._wire.receive(timeout_seconds):
+            match message:
+                case Submit():
+                    try:
+                        self._scheduler.add(Request(message, seed=0))  # the client has put a seed into the parameters
+                    except (ValueError, QueueFull) as error:
+                        reason = str(error)
+                        refused.append(
+                            RequestOutput(request_id=message.request_id, finish_reason="error", error=reason)
+                        )
+                case Abort(request_id):
+                    self._scheduler.abort(request_id)
+                case Shutdown():
+                    stop = True
+        return refused, stop
+
+    def _tell(self, outputs: list[RequestOutput]) -> None:
+        stats = self._scheduler.stats()
+        if outputs or stats != self._stats:
+            self._stats = stats
+            self._wire.send(Outputs(self._group, outputs, stats))

@@ -1,0 +1,174 @@
+"""gpt-oss experts held in memory: `ResidentExperts` as plain matrices, `PackedExperts` in MXFP4 as the checkpoint has
+
+them. Which is faster and which fits is the deployment's choice (`--expert-dtype`); both read the same checkpoints'
+slots, a rank its own experts and its own columns of each. Shapes: see base.py; g = 2f, gate and up interleaved.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..kernels.reference.experts import moe_experts, moe_experts_mxfp4
+from ..kernels.reference.mxfp4 import unpack
+from ..weights.slot import PACKED, Put, Slot, into
+from .base import SWIGLU_ALPHA, ExpertShard
+
+BLOCK = 32  # values that share an MXFP4 scale
+
+
+class ResidentExperts(nn.Module):
+    """Dense weights (out, in) in `dtype`, from a checkpoint in floats or, with `packed_source`, in MXFP4.
+
+    A packed source is expanded while it streams in, an expert at a time: exact in bfloat16 and float32.
+    """
+
+    def __init__(self, shard: ExpertShard, *, dtype: torch.dtype, device: torch.device, packed_source: bool) -> None:
+        super().__init__()
+        self.shard, self.packed_source = shard, packed_source
+        e, f, hidden = len(shard.experts), len(shard.columns), shard.hidden
+        self.gate_up = _room(e, 2 * f, hidden, dtype=dtype, device=device)
+        self.gate_up_bias = _room(e, 2 * f, dtype=dtype, device=device)
+        self.down = _room(e, hidden, f, dtype=dtype, device=device)
+        self.down_bias = _room(e, hidden, dtype=dtype, device=device)
+        if packed_source:
+            _check_blocks(shard)
+
+    def run(self, rows_RD: torch.Tensor, counts_e: torch.Tensor) -> torch.Tensor:
+        """Rows grouped by local expert -> new rows_RD, same order and dtype."""
+        return moe_experts(
+            rows_RD,
+            counts_e,
+            self.gate_up,
+            self.gate_up_bias,
+            self.down,
+            self.down_bias if self.shard.first else None,
+            limit=self.shard.limit,
+            alpha=SWIGLU_ALPHA,
+        )
+
+    def slots(self, prefix: str) -> list[Slot]:
+        """`gate_up_proj`, `down_proj` (or their `_blocks` and `_scales`) and both `_bias`."""
+        s = self.shard
+        biases = _bias_slots(prefix, s, self.gate_up_bias, self.down_bias)
+        if self.packed_source:
+            return [
+                *_packed_slots(prefix, "gate_up_proj", s, *_expanding(self.gate_up)),
+                *_packed_slots(prefix, "down_proj", s, *_expanding(self.down)),
+                *biases,
+            ]
+        e, hidden, width = s.num_experts, s.hidden, s.width
+        whole = range(hidden)
+        return [
+            Slot(
+                f"{prefix}gate_up_proj", (e, hidden, 2 * width), _turning(self.gate_up), (s.experts, whole, _pairs(s))
+            ),
+            Slot(f"{prefix}down_proj", (e, width, hidden), _turning(self.down), (s.experts, s.columns, whole)),
+            *biases,
+        ]
+
+
+class PackedExperts(nn.Module):
+    """MXFP4 weights as stored: blocks (e, out, in / 32, 16) and scales (e, out, in / 32), uint8; biases in `dtype`.
+
+    A quarter of bfloat16's memory and traffic; expanded when used.
+    """
+
+    def __init__(self, shard: ExpertShard, *, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        _check_blocks(shard)
+        self.shard = shard
+        e, f, hidden = len(shard.experts), len(shard.columns), shard.hidden
+        byte = torch.uint8
+        self.gate_up_blocks = _room(e, 2 * f, hidden // BLOCK, BLOCK // 2, dtype=byte, device=device)
+        self.gate_up_scales = _room(e, 2 * f, hidden // BLOCK, dtype=byte, device=device)
+        self.gate_up_bias = _room(e, 2 * f, dtype=dtype, device=device)
+        self.down_blocks = _room(e, hidden, f // BLOCK, BLOCK // 2, dtype=byte, device=device)
+        self.down_scales = _room(e, hidden, f // BLOCK, dtype=byte, device=device)
+        self.down_bias = _room(e, hidden, dtype=dtype, device=device)
+
+    def run(self, rows_RD: torch.Tensor, counts_e: torch.Tensor) -> torch.Tensor:
+        """Rows grouped by local expert -> new rows_RD, same order and dtype."""
+        return moe_experts_mxfp4(
+            rows_RD,
+            counts_e,
+            self.gate_up_blocks,
+            self.gate_up_scales,
+            self.gate_up_bias,
+            self.down_blocks,
+            self.down_scales,
+            self.down_bias if self.shard.first else None,
+            limit=self.shard.limit,
+            alpha=SWIGLU_ALPHA,
+        )
+
+    def slots(self, prefix: str) -> list[Slot]:
+        """`gate_up_proj` and `down_proj`, `_blocks` and `_scales`, and both `_bias`."""
+        s = self.shard
+        return [
+            *_packed_slots(prefix, "gate_up_proj", s, into(self.gate_up_scales), into(self.gate_up_blocks)),
+            *_packed_slots(prefix, "down_proj", s, into(self.down_scales), into(self.down_blocks)),
+            *_bias_slots(prefix, s, self.gate_up_bias, self.down_bias),
+        ]
+
+
+def _room(*shape: int, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
+
+
+def _pairs(shard: ExpertShard) -> range:
+    """The gate and up rows (or columns) of the shard's columns: interleaved, so neighbours stay neighbours."""
+    return range(2 * shard.columns.start, 2 * shard.columns.stop)
+
+
+def _check_blocks(shard: ExpertShard) -> None:
+    for what, size in (("hidden_size", shard.hidden), ("intermediate_size", shard.width)):
+        if size % BLOCK:
+            raise ValueError(f"MXFP4 experts need {what} in multiples of {BLOCK}, got {size}")
+
+
+def _bias_slots(prefix: str, s: ExpertShard, gate_up: torch.Tensor, down: torch.Tensor) -> list[Slot]:
+    return [
+        Slot(f"{prefix}gate_up_proj_bias", (s.num_experts, 2 * s.width), into(gate_up), (s.experts, _pairs(s))),
+        Slot(f"{prefix}down_proj_bias", (s.num_experts, s.hidden), into(down), (s.experts,)),
+    ]
+
+
+def _packed_slots(prefix: str, name: str, s: ExpertShard, put_scales: Put, put_blocks: Put) -> list[Slot]:
+    """Scales come first: blocks that are expanded on arrival need them."""
+    shape: tuple[int, ...]
+    take: tuple[range, ...]
+    if name == "gate_up_proj":
+        shape, take = (s.num_experts, 2 * s.width, s.hidden // BLOCK), (s.experts, _pairs(s))
+    else:
+        groups = range(s.columns.start // BLOCK, s.columns.stop // BLOCK)
+        shape, take = (s.num_experts, s.hidden, s.width // BLOCK), (s.experts, range(s.hidden), groups)
+    return [
+        Slot(f"{prefix}{name}_scales", shape, put_scales, take, PACKED),
+        Slot(f"{prefix}{name}_blocks", (*shape, BLOCK // 2), put_blocks, take, PACKED),
+    ]
+
+
+def _turning(target: torch.Tensor) -> Put:
+    """A `put` for (experts, in, out) of the bfloat16 layout into (e, out, in)."""
+
+    def put(offset: int, chunk: torch.Tensor) -> None:
+        for i, expert in enumerate(chunk):
+            target[offset + i].copy_(expert.t())
+
+    return put
+
+
+def _expanding(target: torch.Tensor) -> tuple[Put, Put]:
+    """`put`s for scales, kept until used, and for blocks, expanded into `target` (e, out, in) an expert at a time."""
+    scales: dict[int, torch.Tensor] = {}
+
+    def put_scales(offset: int, chunk: torch.Tensor) -> None:
+        for i, expert in enumerate(chunk):
+            scales[offset + i] = expert.clone()
+
+    def put_blocks(offset: int, chunk: torch.Tensor) -> None:
+        for i, expert in enumerate(chunk):
+            target[offset + i].copy_(unpack(expert, scales.pop(offset + i), target.dtype))
+
+    return put_scales, put_blocks

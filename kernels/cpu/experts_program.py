@@ -1,0 +1,253 @@
+"""The expert kernel as code: split the inputs (MXFP4), gate and up with their activation, then down.
+
+Each phase is one parallel region, cut into turns of one expert by a chunk of its outputs, for all of its rows: so a
+chunk of weights comes from memory once and meets every row while it is near.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from llvmlite import ir
+from llvmlite.ir import Value
+
+from .code import F32, I8, I32, INT, PTR, Code, const, fill, vector
+from .host import Host, Program, host
+from .tile import BLOCK, Dense, Mxfp4, Weight, emit_product
+
+CHUNK = 2 * BLOCK  # outputs of a turn: gate and up of one block of the expert's width
+SPLIT_ROWS = 8
+
+_POINTERS = (
+    *("rows", "counts", "out", "list", "split", "gate_up_out", "hidden"),
+    *("gate_up", "gate_up_scales", "gate_up_bias", "down", "down_scales", "down_bias", "table"),
+)
+_SIZES = ("num_rows", "num_experts", "inner", "width", "width_stride", "limit", "alpha")
+# The caller's array of arguments; the first five are counters, given as 0.
+_ARGUMENTS = ("split_turn", "up_turn", "down_turn", "worker", "active", *_POINTERS, *_SIZES)
+
+
+@cache
+def program(dtype: torch.dtype, target: Host | None = None) -> Program:
+    """The compiled kernel for experts stored as `dtype` (uint8: MXFP4). Arguments: `_ARGUMENTS`. Returns 1 when the
+
+    counts are negative or do not add up to the rows (nothing is computed then), else 0.
+    """
+    target = target or host()
+    if target is None:
+        raise RuntimeError("this processor has no kernels of ours; see kernels/cpu/host.py")
+    weight: Weight = Mxfp4() if dtype == torch.uint8 else Dense(dtype)
+    packed = dtype == torch.uint8
+    module = ir.Module()
+    product = emit_product(module, target, weight)
+    activate = _emit_activate(module, target, packed)
+    phases = [_emit_up(module, weight, product, activate, packed), _emit_down(module, weight, product)]
+    if packed:
+        phases.insert(0, _emit_split(module))
+    _emit_entry(module, phases)
+    return Program(module, target)
+
+
+Turn = Callable[[Value, Value, Value, Value, list[Value]], None]
+
+
+class _Work(Code):
+    """A function over the caller's arguments, which are read by name."""
+
+    def __init__(self, module: ir.Module, name: str) -> None:
+        if name == "entry":
+            super().__init__(module, name, [PTR, I32], INT)
+        else:
+            super().__init__(module, name, [PTR])
+
+    def address(self, name: str) -> Value:
+        return self.at(self.arguments[0], const(_ARGUMENTS.index(name)), INT)
+
+    def read(self, name: str) -> Value:
+        return self.load(self.address(name), typ=PTR if name in _POINTERS else INT)
+
+    def read_float(self, name: str) -> Value:
+        return self.load(self.address(name), typ=F32)
+
+    def active_expert(self, index: Value) -> list[Value]:
+        """Which expert, its first row and its number of rows, of the experts that have any."""
+        entry = self.at(self.read("list"), self.mul(index, const(3)), INT)
+        return [self.get(entry, const(i), INT) for i in range(3)]
+
+
+def _emit_entry(module: ir.Module, phases: list[_Work]) -> None:
+    code = _Work(module, "entry")
+    counts, entries, num_rows = code.read("counts"), code.read("list"), code.read("num_rows")
+
+    def expert(e: Value, carried: list[Value]) -> list[Value]:
+        first, active, wrong = carried
+        count = code.get(counts, e, INT)
+        # Written for every expert, kept for those with rows: the next one overwrites it otherwise.
+        entry = code.at(entries, code.mul(active, const(3)), INT)
+        for i, value in enumerate((e, first, count)):
+            code.put(value, entry, const(i))
+        has_rows = code.icmp_signed(">", count, const(0))
+        too_many = code.icmp_unsigned(">", count, num_rows)  # also true of negative ones; no sum can overflow
+        sums = (first, count), (active, code.zext(has_rows, INT)), (wrong, code.zext(too_many, INT))
+        return [code.add(total, more) for total, more in sums]
+
+    total, active, wrong = code.loop(const(0), code.read("num_experts"), 1, [const(0)] * 3, expert)
+    wrong = code.icmp_signed("!=", code.or_(wrong, code.sub(total, num_rows)), const(0))
+    with code.if_then(wrong):
+        code.ret(const(1))
+    code.store(active, code.address("active"))
+    for phase in phases:
+        code.parallel(phase, *code.arguments)
+    code.ret(const(0))
+
+
+def _emit_split(module: ir.Module) -> _Work:
+    """split[r] = rows[r] with each block of 32 as 16 even, then 16 odd values: what the nibbles of MXFP4 meet."""
+    code = _Work(module, "split")
+    rows, split, num_rows, inner = (code.read(name) for name in ("rows", "split", "num_rows", "inner"))
+
+    def some_rows(turn: Value) -> None:
+        first = code.mul(turn, const(SPLIT_ROWS))
+        last = code.minimum(num_rows, code.add(first, const(SPLIT_ROWS)))
+
+        def block(at: Value, _: list[Value]) -> list[Value]:
+            values = code.get(rows, at, F32, BLOCK)
+            for half in (0, 1):
+                code.put(
+                    code.pick(values, values, range(half, BLOCK, 2)), split, code.add(at, const(half * BLOCK // 2))
+                )
+            return []
+
+        code.loop(code.mul(first, inner), code.mul(last, inner), BLOCK, [], block)
+
+    code.take_turns(code.address("split_turn"), code.ceil_div(num_rows, const(SPLIT_ROWS)), some_rows)
+    code.ret_void()
+    return code
+
+
+def _emit_up(module: ir.Module, weight: Weight, product: Code, activate: Code, packed: bool) -> _Work:
+    """hidden = activation(gate and up); a thread's gate and up outputs never leave its own scratch."""
+    code = _Work(module, "up")
+    inner, hidden, stride = code.read("inner"), code.read("hidden"), code.read("width_stride")
+    x = code.read("split" if packed else "rows")
+    outs = code.mul(code.read("width"), const(2))
+    thread = code.atomic_rmw("add", code.address("worker"), const(1), "monotonic")
+    own = code.mul(thread, code.mul(code.read("num_rows"), const(CHUNK)))
+    scratch = code.at(code.read("gate_up_out"), own, F32)
+    limit, alpha = code.read_float("limit"), code.read_float("alpha")
+
+    def turn(first: Value, rows: Value, low: Value, count: Value, places: list[Value]) -> None:
+        x_here = code.at(x, code.mul(first, inner), F32)
+        code.call(product.made, [*places, x_here, scratch, inner, const(CHUNK), inner, count, rows])
+        here = code.add(code.mul(first, stride), code.udiv(low, const(2)))
+        pairs = code.udiv(count, const(2))
+        code.call(activate.made, [scratch, code.at(hidden, here, F32), stride, pairs, rows, limit, alpha])
+
+    _each_chunk(code, weight, "gate_up", "up_turn", inner, outs, turn)
+    return code
+
+
+def _emit_down(module: ir.Module, weight: Weight, product: Code) -> _Work:
+    code = _Work(module, "down")
+    inner, hidden, stride = code.read("inner"), code.read("hidden"), code.read("width_stride")
+    width, out = code.read("width"), code.read("out")
+
+    def turn(first: Value, rows: Value, low: Value, count: Value, places: list[Value]) -> None:
+        x_here = code.at(hidden, code.mul(first, stride), F32)
+        y_here = code.at(out, code.add(code.mul(first, inner), low), F32)
+        code.call(product.made, [*places, x_here, y_here, stride, inner, width, count, rows])
+
+    _each_chunk(code, weight, "down", "down_turn", width, inner, turn)
+    return code
+
+
+def _each_chunk(code: _Work, weight: Weight, name: str, counter: str, inner: Value, outs: Value, turn: Turn) -> None:
+    """turn(first row, rows, first output, outputs, [weight, scales, table, bias]) for each active expert and chunk."""
+    chunks = code.ceil_div(outs, const(CHUNK))
+    weights, scales, bias, table = (code.read(part) for part in (name, f"{name}_scales", f"{name}_bias", "table"))
+    has_bias = code.icmp_unsigned("!=", code.ptrtoint(bias, INT), const(0))
+    row_bytes, row_scales = weight.row_bytes(code, inner), weight.row_scales(code, inner)
+
+    def item(i: Value) -> None:
+        expert, first, rows = code.active_expert(code.udiv(i, chunks))
+        low = code.mul(code.urem(i, chunks), const(CHUNK))
+        count = code.minimum(const(CHUNK), code.sub(outs, low))
+        out = code.add(code.mul(expert, outs), low)
+        weights_here = code.at(weights, code.mul(out, row_bytes), I8)
+        scales_here = code.at(scales, code.mul(out, row_scales), I8)
+        bias_here = code.select(has_bias, code.at(bias, out, F32), bias)
+        turn(first, rows, low, count, [weights_here, scales_here, table, bias_here])
+
+    code.take_turns(code.address(counter), code.mul(code.read("active"), chunks), item)
+    code.ret_void()
+
+
+def _emit_activate(module: ir.Module, target: Host, packed: bool) -> Code:
+    """(up + 1) * gate * sigmoid(alpha * gate), clamped, for `pairs` (at most 32) of each row.
+
+    Whole vectors are computed and written; what lies past `pairs` is never read.
+    """
+    lanes = target.lanes
+    code = Code(module, "activate", [PTR, PTR, INT, INT, INT, F32, F32])
+    source, hidden, stride, pairs, rows, limit, alpha = code.arguments
+    high, slope = code.splat(limit, lanes), code.splat(alpha, lanes)
+    low = code.fneg(high)
+    one = fill(F32, lanes, 1)
+
+    def row(r: Value, _: list[Value]) -> list[Value]:
+        source_here = code.at(source, code.mul(r, const(CHUNK)), F32)
+        hidden_here = code.at(hidden, code.mul(r, stride), F32)
+
+        def some(i: Value, _: list[Value]) -> list[Value]:
+            at = code.mul(i, const(2))
+            left = code.get(source_here, at, F32, lanes)
+            right = code.get(source_here, code.add(at, const(lanes)), F32, lanes)
+            gate = _at_most(code, code.pick(left, right, range(0, 2 * lanes, 2)), high)
+            up = _at_least(code, _at_most(code, code.pick(left, right, range(1, 2 * lanes, 2)), high), low)
+            decay = _exp(code, code.fneg(code.fmul(slope, gate)))
+            value = code.fmul(code.fadd(up, one), code.fdiv(gate, code.fadd(one, decay)))
+            if packed:  # the down projection's nibbles want even and odd apart
+                where = code.udiv(i, const(2))
+                for half in (0, 1):
+                    part = code.pick(value, value, range(half, lanes, 2))
+                    code.put(part, hidden_here, code.add(where, const(half * BLOCK // 2)))
+            else:
+                code.put(value, hidden_here, i)
+            return []
+
+        code.loop(const(0), pairs, lanes, [], some)
+        return []
+
+    code.loop(const(0), rows, 1, [], row)
+    code.ret_void()
+    return code
+
+
+def _at_most(code: Code, x: Value, bound: Value) -> Value:
+    return code.select(code.fcmp_ordered(">", x, bound), bound, x)  # NaN stays
+
+
+def _at_least(code: Code, x: Value, bound: Value) -> Value:
+    return code.select(code.fcmp_ordered("<", x, bound), bound, x)
+
+
+def _exp(code: Code, x: Value) -> Value:
+    """e^x to about 1 unit in the last place, x clamped to ±87: x = n ln 2 + r, a polynomial in r, times 2^n."""
+    lanes = x.type.count
+
+    def number(value: float) -> Value:
+        return fill(F32, lanes, value)
+
+    x = _at_least(code, _at_most(code, x, number(87.0)), number(-87.0))
+    # Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+    shifted = code.multiply_add(x, number(1.4426950408889634), number(12582912.0))
+    n = code.fsub(shifted, number(12582912.0))
+    r = code.multiply_add(n, number(-0.693145751953125), x)  # ln 2 in two parts, the first exact in 12 bits
+    r = code.multiply_add(n, number(-1.428606765330187e-06), r)
+    total = number(1 / 5040)
+    for k in (720, 120, 24, 6, 2, 1, 1):
+        total = code.multiply_add(total, r, number(1 / k))
+    power = code.shl(code.bitcast(shifted, vector(I32, lanes)), fill(I32, lanes, 23))
+    return code.bitcast(code.add(code.bitcast(total, vector(I32, lanes)), power), vector(F32, lanes))

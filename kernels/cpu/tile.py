@@ -1,0 +1,243 @@
+"""The inner product of all CPU kernels: y = x W^T + b in float32, W as stored, each weight read from memory once.
+
+A tile of 4 output rows by a few tokens is summed in registers: a vector of weights is turned into exact float32
+values and meets one vector of every token's inputs. So weights cost what they weigh in memory (2 bytes in bfloat16,
+17/32 in MXFP4) as long as tokens are few, and arithmetic runs at full width when they are many; nothing is unpacked
+to memory.
+
+Every sum has one order, lanes of partial sums in steps along the inner dimension, whatever the number of tokens and
+threads: a token's outputs are bit for bit the same alone and in any batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import torch
+from llvmlite import ir
+from llvmlite.ir import Value
+
+from .code import F16, F32, I8, I16, I32, INT, PTR, Code, const, fill, vector
+from .host import Host
+
+BLOCK = 32  # values under one MXFP4 scale
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+class Weight(Protocol):
+    """How weights are stored: a row of `inner` values takes `row_bytes(inner)` and has `row_scales(inner)` scales."""
+
+    name: str
+
+    def row_bytes(self, code: Code, inner: Value) -> Value: ...
+
+    def row_scales(self, code: Code, inner: Value) -> Value: ...
+
+    def sums(self, code: Code, host: Host, place: Place, rows: int, tokens: int) -> list[Value]:
+        """Emit the loop along the inner dimension: a vector of partial sums per (token, row), rows fastest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Addresses and sizes as values of the emitted code. `table` holds the 256 scales 2^(s - 127) as float32."""
+
+    weight: Value
+    scales: Value
+    table: Value
+    x: Value
+    x_stride: Value  # in values
+    inner: Value
+
+
+class Dense:
+    """One float a value: float32, float16 or bfloat16, rows of `inner` values without gaps."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.name = str(dtype).removeprefix("torch.")
+        self._dtype = dtype
+        self._kind = {torch.float32: F32, torch.float16: F16, torch.bfloat16: I16}[dtype]
+
+    def row_bytes(self, code: Code, inner: Value) -> Value:
+        return code.mul(inner, const(self._dtype.itemsize))
+
+    def row_scales(self, code: Code, inner: Value) -> Value:
+        return const(0)
+
+    def sums(self, code: Code, host: Host, place: Place, rows: int, tokens: int) -> list[Value]:
+        row_at = [code.at(place.weight, code.mul(place.inner, const(r)), self._kind) for r in range(rows)]
+        x_at = [code.at(place.x, code.mul(place.x_stride, const(t)), F32) for t in range(tokens)]
+        ahead = code.mul(place.inner, const(rows))
+
+        def whole(i: Value, sums: list[Value]) -> list[Value]:
+            for row in row_at:
+                code.prefetch(row, code.add(i, ahead), self._kind)
+            weights = [self._float(code, code.get(row, i, self._kind, host.lanes)) for row in row_at]
+            return _multiply(code, weights, [code.get(x, i, F32, host.lanes) for x in x_at], sums)
+
+        def single(i: Value, sums: list[Value]) -> list[Value]:
+            weights = [code.first_lane(code.get(row, i, self._kind), host.lanes) for row in row_at]
+            inputs = [code.first_lane(code.get(x, i, F32), host.lanes) for x in x_at]
+            return _multiply(code, [self._float(code, weight) for weight in weights], inputs, sums)
+
+        even = code.and_(place.inner, const(-host.lanes))
+        sums = code.loop(const(0), even, host.lanes, [fill(F32, host.lanes, 0)] * (rows * tokens), whole)
+        return code.loop(even, place.inner, 1, sums, single)
+
+    def _float(self, code: Code, stored: Value) -> Value:
+        lanes = stored.type.count
+        if self._dtype == torch.bfloat16:
+            bits = code.shl(code.zext(stored, vector(I32, lanes)), fill(I32, lanes, 16))
+            return code.bitcast(bits, vector(F32, lanes))
+        return stored if self._dtype == torch.float32 else code.fpext(stored, vector(F32, lanes))
+
+
+class Mxfp4:
+    """Blocks of 32 four-bit floats under one power of two, as in the checkpoint. `inner` is a multiple of 32.
+
+    A byte holds two neighbours, so its low and high nibbles meet inputs that the caller has brought into the order
+    of 16 even, then 16 odd ones.
+    """
+
+    name = "mxfp4"
+
+    def row_bytes(self, code: Code, inner: Value) -> Value:
+        return code.udiv(inner, const(2))
+
+    def row_scales(self, code: Code, inner: Value) -> Value:
+        return code.udiv(inner, const(BLOCK))
+
+    def sums(self, code: Code, host: Host, place: Place, rows: int, tokens: int) -> list[Value]:
+        blocks = self.row_scales(code, place.inner)
+        half = BLOCK // 2
+        row_at = [code.at(place.weight, code.mul(blocks, const(half * r)), I8) for r in range(rows)]
+        scale_at = [code.at(place.scales, code.mul(blocks, const(r)), I8) for r in range(rows)]
+        x_at = [code.at(place.x, code.mul(place.x_stride, const(t)), F32) for t in range(tokens)]
+        ahead = code.mul(blocks, const(2 * half * rows))  # a row is short: look two groups of rows ahead
+
+        def block(i: Value, sums: list[Value]) -> list[Value]:
+            byte = code.mul(i, const(half))
+            for row in row_at:
+                code.prefetch(row, code.add(byte, ahead), I8)
+            scales = [code.get(place.table, code.zext(code.get(scale, i, I8), INT), F32) for scale in scale_at]
+            decode = [_decoder(code, host, code.splat(scale, host.lanes)) for scale in scales]
+            for part in range(0, half, host.lanes):
+                at = code.add(byte, const(part))
+                codes = [code.zext(code.get(row, at, I8, host.lanes), vector(I32, host.lanes)) for row in row_at]
+                for offset, shift in ((part, 0), (part + half, 4)):
+                    at = code.add(code.mul(i, const(BLOCK)), const(offset))
+                    weights = [
+                        value(code.lshr(four, fill(I32, host.lanes, shift)) if shift else four)
+                        for value, four in zip(decode, codes, strict=True)
+                    ]
+                    sums = _multiply(code, weights, [code.get(x, at, F32, host.lanes) for x in x_at], sums)
+            return sums
+
+        return code.loop(const(0), blocks, 1, [fill(F32, host.lanes, 0)] * (rows * tokens), block)
+
+
+@cache
+def scale_table() -> torch.Tensor:
+    """2^(s - 127) for s in 0 … 255, as `Place.table` wants it."""
+    return torch.tensor([2.0 ** (s - 127) for s in range(256)], dtype=torch.float64).float()
+
+
+def _multiply(code: Code, weights: list[Value], inputs: list[Value], sums: list[Value]) -> list[Value]:
+    pairs = [(weight, x) for x in inputs for weight in weights]
+    return [code.multiply_add(weight, x, total) for (weight, x), total in zip(pairs, sums, strict=True)]
+
+
+def _decoder(code: Code, host: Host, scale: Value) -> Callable[[Value], Value]:
+    """From the low four bits of each lane (higher ones may be anything) to float32 values, times `scale`; exact."""
+    lanes = host.lanes
+    if host.lookup:
+        table = code.fmul(ir.Constant(vector(F32, lanes), [*E2M1, *(-value for value in E2M1)]), scale)
+        return lambda codes: code.look_up(table, codes)
+
+    def value(codes: Value) -> Value:
+        size = code.and_(codes, fill(I32, lanes, 7))
+        # Sizes from 2 on are normal: their two exponent bits and one mantissa bit only need float32's bias.
+        normal = code.bitcast(
+            code.add(code.shl(size, fill(I32, lanes, 22)), fill(I32, lanes, 126 << 23)), vector(F32, lanes)
+        )
+        small = code.fmul(code.uitofp(size, vector(F32, lanes)), fill(F32, lanes, 0.5))
+        positive = code.select(code.icmp_unsigned("<", size, fill(I32, lanes, 2)), small, normal)
+        sign = code.shl(code.and_(codes, fill(I32, lanes, 8)), fill(I32, lanes, 28))
+        bits = code.or_(code.bitcast(positive, vector(I32, lanes)), sign)
+        return code.fmul(code.bitcast(bits, vector(F32, lanes)), scale)
+
+    return value
+
+
+def emit_product(module: ir.Module, host: Host, weight: Weight) -> Code:
+    """A function y[t, o] = x[t] . w[o] + bias[o] for `tokens` rows of x and `outs` rows of w.
+
+    Parameters: weight, scales, table, bias (or null), x, y, x_stride, y_stride, inner, outs, tokens. Pointers point to
+    the first row and output that are meant; strides count values.
+    """
+    code = Code(module, f"product_{weight.name}", [PTR] * 6 + [INT] * 5)
+    w, scales, table, bias, x, y, x_stride, y_stride, inner, outs, tokens = code.arguments
+    even = code.and_(outs, const(-host.rows))
+    row_bytes, row_scales = weight.row_bytes(code, inner), weight.row_scales(code, inner)
+    tiles = {some: _emit_tile(module, host, weight, host.rows, some) for some in range(1, host.tokens + 1)}
+    single = _emit_tile(module, host, weight, 1, 1)
+
+    def call(tile: Code, out: Value, token: Value) -> None:
+        w_here = code.at(w, code.mul(out, row_bytes), I8)
+        scales_here = code.at(scales, code.mul(out, row_scales), I8)
+        x_here = code.at(x, code.mul(token, x_stride), F32)
+        y_here = code.at(y, code.add(code.mul(token, y_stride), out), F32)
+        code.call(tile.made, [w_here, scales_here, table, bias, x_here, y_here, x_stride, y_stride, inner, out])
+
+    def each(low: Value, high: Value, step: int, visit: Callable[[Value], None]) -> None:
+        def body(i: Value, _: list[Value]) -> list[Value]:
+            visit(i)
+            return []
+
+        code.loop(low, high, step, [], body)
+
+    def some_tokens(first: Value, count: int) -> None:
+        each(const(0), even, host.rows, lambda out: call(tiles[count], out, first))
+        last = code.add(first, const(count))
+        each(even, outs, 1, lambda out: each(first, last, 1, lambda token: call(single, out, token)))
+
+    # Cut the tokens into the fewest tiles of near-equal size.
+    before = code.block
+    head, cut, over = (code.append_basic_block(name) for name in ("head", "cut", "over"))
+    code.branch(head)
+    code.position_at_end(head)
+    first = code.phi(INT)
+    first.add_incoming(const(0), before)
+    code.cbranch(code.icmp_signed("<", first, tokens), cut, over)
+    code.position_at_end(cut)
+    left = code.sub(tokens, first)
+    count = code.ceil_div(left, code.ceil_div(left, const(host.tokens)))
+    choice = code.switch(count, over)
+    for some in range(1, host.tokens + 1):
+        case = code.append_basic_block(f"tokens_{some}")
+        choice.add_case(const(some), case)
+        code.position_at_end(case)
+        some_tokens(first, some)
+        first.add_incoming(code.add(first, const(some)), code.block)
+        code.branch(head)
+    code.position_at_end(over)
+    code.ret_void()
+    return code
+
+
+def _emit_tile(module: ir.Module, host: Host, weight: Weight, rows: int, tokens: int) -> Code:
+    code = Code(module, f"tile_{weight.name}_{rows}_{tokens}", [PTR] * 6 + [INT] * 4)
+    w, scales, table, bias, x, y, x_stride, y_stride, inner, out = code.arguments
+    sums = weight.sums(code, host, Place(w, scales, table, x, x_stride, inner), rows, tokens)
+    none = ir.GlobalVariable(module, vector(F32, rows), f"no_bias_{code.made.name}")
+    none.initializer, none.global_constant = fill(F32, rows, 0), True
+    given = code.icmp_unsigned("!=", code.ptrtoint(bias, INT), const(0))
+    bias_at = code.select(given, code.at(bias, out, F32), none)
+    offsets = code.get(bias_at, const(0), F32, rows)
+    for token in range(tokens):
+        total = code.lane_sums(sums[token * rows : (token + 1) * rows])
+        code.put(code.fadd(total, offsets), y, code.mul(y_stride, const(token)))
+    code.ret_void()
+    return code

@@ -1,0 +1,44 @@
+"""The mixture-of-experts layer: route, dispatch, run, combine. The heart of the house.
+
+T tokens of the data-parallel group (whole on each of its ranks), t this rank's share of them, D model width, K experts
+a token, R rows that arrived for this rank's experts, e those experts. The router knows no ranks, the dispatcher no
+weights, the experts no tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..experts.base import ExpertStore
+from ..parallel.collectives import Group
+from ..parallel.dispatch.base import Dispatcher
+from ..parallel.layout import split
+from ..weights.slot import Slot
+from .router import TopKRouter
+
+
+class MoE(nn.Module):
+    """x_TD -> y_TD. Each rank of the tensor-parallel group dispatches its own share of the tokens, so none twice."""
+
+    def __init__(self, router: TopKRouter, experts: ExpertStore, dispatcher: Dispatcher, tp: Group) -> None:
+        super().__init__()
+        self.load: torch.Tensor | int = 0  # rows that each local expert has run, load_e, since the start
+        self.router = router
+        self.experts = experts
+        self.dispatcher = dispatcher
+        self.tp = tp
+
+    def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
+        shares = [split(len(x_TD), self.tp.size, index) for index in range(self.tp.size)]
+        mine = shares[self.tp.index]
+        x_tD = x_TD[mine.start : mine.stop]
+        ids_tK, weights_tK = self.router(x_tD)
+        dispatched = self.dispatcher.dispatch(x_tD, ids_tK, weights_tK)
+        self.load = self.load + dispatched.counts_e
+        rows_RD = self.experts.run(dispatched.rows_RD, dispatched.counts_e)
+        y_tD = self.dispatcher.combine(rows_RD, dispatched.handle)
+        return self.tp.all_gather(y_tD, [len(share) for share in shares])
+
+    def slots(self, prefix: str) -> list[Slot]:
+        return [*self.router.slots(f"{prefix}router."), *self.experts.slots(f"{prefix}experts.")]

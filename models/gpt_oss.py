@@ -1,0 +1,136 @@
+"""gpt-oss-20b and -120b (openai model card): alternating windows, sinks, YaRN, biases everywhere, MXFP4 experts.
+
+T tokens of a step, D model width, S rows whose logits are wanted, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ..cache.store import KVStore
+from ..experts.base import ExpertStore
+from ..layers.attention import Attention
+from ..layers.moe import MoE
+from ..layers.norm import RMSNorm
+from ..layers.rope import Rope
+from ..layers.router import TopKRouter
+from ..layers.step_input import GroupInput, StepInput
+from ..parallel.dispatch.base import Dispatcher
+from ..parallel.embedding import VocabEmbedding, VocabHead
+from ..parallel.mesh import Mesh
+from ..weights.slot import Slot
+from .config import ModelConfig
+
+SLIDING = "sliding_attention"
+
+
+class Block(nn.Module):
+    """Attention and mixture of experts, each behind a norm and beside a residual."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        layer: int,
+        mesh: Mesh,
+        experts: ExpertStore,
+        dispatcher: Dispatcher,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, device)
+        self.attention = Attention(
+            config.hidden_size,
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+            mesh.tp,
+            window=config.sliding_window if config.layer_types[layer] == SLIDING else None,
+            sinks=True,
+            bias=config.attention_bias,
+            dtype=dtype,
+            device=device,
+        )
+        self.moe_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, device)
+        router = TopKRouter(
+            config.hidden_size, config.num_experts, config.experts_per_token, dtype=dtype, device=device
+        )
+        self.moe = MoE(router, experts, dispatcher, mesh.tp)
+
+    def forward(
+        self,
+        x_TD: torch.Tensor,
+        rope: tuple[torch.Tensor, torch.Tensor],
+        step: StepInput,
+        group: GroupInput,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+    ) -> torch.Tensor:
+        x_TD = x_TD + self.attention(self.attention_norm(x_TD), rope, step, group, k_cache, v_cache)
+        return x_TD + self.moe(self.moe_norm(x_TD))
+
+    def slots(self, prefix: str) -> list[Slot]:
+        return [
+            *self.attention_norm.slots(f"{prefix}input_layernorm."),
+            *self.attention.slots(f"{prefix}self_attn."),
+            *self.moe_norm.slots(f"{prefix}post_attention_layernorm."),
+            *self.moe.slots(f"{prefix}mlp."),
+        ]
+
+
+class GptOss(nn.Module):
+    """The model of one rank. `forward` and `logits` are collective over the ranks that share it.
+
+    `experts` makes the expert store of a layer; the dispatcher serves all layers. `dtype` is that of activations and
+    of dense weights; norms and sinks are float32 (transformers keeps the norms so too).
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        mesh: Mesh,
+        experts: Callable[[int], ExpertStore],
+        dispatcher: Dispatcher,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.config, self.dtype = config, dtype
+        self.rope = Rope(config.rope, config.head_dim, device)
+        self.embedding = VocabEmbedding(config.vocab_size, config.hidden_size, mesh.tp, dtype=dtype, device=device)
+        self.blocks = nn.ModuleList(
+            Block(config, layer, mesh, experts(layer), dispatcher, dtype, device) for layer in range(config.num_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, device)
+        self.head = VocabHead(
+            config.vocab_size,
+            config.hidden_size,
+            mesh.tp,
+            dtype=dtype,
+            device=device,
+            tied=self.embedding if config.tie_word_embeddings else None,
+        )
+
+    def forward(self, step: StepInput, store: KVStore) -> torch.Tensor:
+        """One step: new keys and values go into `store`, the last layer's normed states come back, x_TD."""
+        group_of = {layer: i for i, group in enumerate(store.spec.groups) for layer in group.layers}
+        x_TD = self.embedding(step.token_ids_T, self.dtype)
+        rope = self.rope.tables(step.positions_T)
+        for layer, block in enumerate(self.blocks):
+            x_TD = block(x_TD, rope, step, step.groups[group_of[layer]], store.keys[layer], store.values[layer])
+        return self.norm(x_TD)
+
+    def logits(self, x_SD: torch.Tensor) -> torch.Tensor:
+        """Normed states of chosen rows to logits_SV float32."""
+        return self.head(x_SD).float()
+
+    def slots(self) -> list[Slot]:
+        """Every tensor of the checkpoint and the part of it that this rank keeps."""
+        slots = self.embedding.slots("model.embed_tokens.")
+        for layer, block in enumerate(self.blocks):
+            slots += block.slots(f"model.layers.{layer}.")
+        return [*slots, *self.norm.slots("model.norm."), *self.head.slots("lm_head.")]

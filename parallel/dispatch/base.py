@@ -1,0 +1,71 @@
+"""The border between tokens and experts: rows leave for the ranks that hold their experts, and come back summed.
+
+T tokens of this rank, K experts a token, D model width, e experts of this rank, R rows that arrived for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """What arrived: `rows_RD` grouped by local expert, `counts_e` int64 rows of each, both on the device.
+
+    `handle` is the way back; it belongs to the dispatcher that made it and is good for one `combine`.
+    """
+
+    rows_RD: torch.Tensor
+    counts_e: torch.Tensor
+    handle: Any
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start, written by the rank's one stepping thread; another thread may read them at any time.
+
+    Seconds are the host's: on a GPU those of the launches and of the wait for the counts. Bytes and tokens are those
+    sent to other ranks. `expert_rows` is R, summed over layers and steps.
+    """
+
+    dispatch_seconds: float = 0.0
+    combine_seconds: float = 0.0
+    dispatch_bytes: int = 0
+    combine_bytes: int = 0
+    dispatch_tokens: int = 0
+    expert_rows: int = 0
+
+    @contextmanager
+    def dispatching(self) -> Iterator[None]:
+        """Time what runs inside as dispatch."""
+        start = perf_counter()
+        yield
+        self.dispatch_seconds += perf_counter() - start
+
+    @contextmanager
+    def combining(self) -> Iterator[None]:
+        """Time what runs inside as combine."""
+        start = perf_counter()
+        yield
+        self.combine_seconds += perf_counter() - start
+
+
+class Dispatcher(Protocol):
+    """Collective over the ranks that share the experts: all of them call it for every layer of every step, with zero
+
+    tokens too. One dispatcher serves all layers. Raises RankLost when a peer is gone or late.
+    """
+
+    counters: Counters
+
+    def dispatch(self, x_TD: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor) -> Dispatched:
+        """Send each token of this rank to its experts. ids_TK int64 distinct in a row, weights_TK float32."""
+
+    def combine(self, rows_RD: torch.Tensor, handle: Any) -> torch.Tensor:
+        """Bring the experts' rows home: y_TD in x's dtype, gate weights applied, summed in float32 in a fixed order."""

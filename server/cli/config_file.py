@@ -1,0 +1,74 @@
+"""The YAML file of `serve`: its keys are flag names, its values become the flags' defaults."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..text.files import read_regular
+
+MAX_BYTES = 1 << 20
+_NOT_IN_FILE = {"config", "help"}
+
+
+def read_config(path: Path, parameters: Iterable[Any]) -> dict[str, Any]:
+    """Defaults by parameter name, for click's `default_map`. `parameters` are the command's.
+
+    A key is a flag's long name with or without dashes in front, or `model`; values are text to the parser, so that a
+    wrong one is refused as on the command line. Raises ValueError that names the file, the key, and the nearest flag.
+    """
+    known = {spelling: parameter for parameter in parameters for spelling in _spellings(parameter)}
+    found = _read(path)
+    defaults: dict[str, Any] = {}
+    for key, value in found.items():
+        parameter = known.get(str(key).lstrip("-").replace("_", "-"))
+        if parameter is None:
+            near = difflib.get_close_matches(str(key).lstrip("-").replace("_", "-"), known, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{path}: unknown key {str(key)[:80]!r}{hint}")
+        if parameter.name in defaults:
+            raise ValueError(f"{path}: {str(key)[:80]!r} stands there twice, under two spellings")
+        defaults[parameter.name] = _value(path, key, value, getattr(parameter, "multiple", False))
+    return defaults
+
+
+def _spellings(parameter: Any) -> list[str]:
+    if parameter.name in _NOT_IN_FILE:
+        return []
+    return [option.lstrip("-").replace("_", "-") for option in parameter.opts if option.startswith("--")] or [
+        parameter.name
+    ]
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    try:
+        found = yaml.safe_load(read_regular(path, MAX_BYTES))
+    except FileNotFoundError:
+        raise ValueError(f"--config: {path} does not exist") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold keys and values, as in `port: 8000`")
+    return found
+
+
+def _value(path: Path, key: Any, value: Any, multiple: bool) -> Any:
+    if multiple:
+        items = value if isinstance(value, list) else [value]
+        return [_scalar(path, key, item) for item in items]
+    return _scalar(path, key, value)
+
+
+def _scalar(path: Path, key: Any, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int | float):
+        return str(value)
+    kind = "nothing" if value is None else f"a {type(value).__name__}"
+    raise ValueError(f"{path}: {str(key)[:80]!r} must be a single value, got {kind}")

@@ -1,0 +1,99 @@
+"""`yardmaster serve`: flags and the config file to one EngineConfig and one HttpConfig; the rest is the front end's."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...engine.config import EngineConfig
+from ..engine_settings import DEMO_NAME
+from ..http.config import HttpConfig
+from .config_file import read_config
+from .flags import MEMORY, EngineFlags, ModelArgument, expand
+
+HTTP = "HTTP"
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+def _load(context: typer.Context, path: Path | None) -> Path | None:
+    if path is not None:
+        context.default_map = read_config(path, context.command.params)
+    return path
+
+
+@expand
+def serve(
+    model: ModelArgument = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML file whose keys are flags; a flag on the command line wins.",
+            is_eager=True,
+            callback=_load,
+        ),
+    ] = None,
+    log_level: Annotated[str, typer.Option(metavar="|".join(_LEVELS), help="What the server logs.")] = "warning",
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen on; one that other machines reach needs --api-key or --no-auth.",
+            rich_help_panel=HTTP,
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.", rich_help_panel=HTTP)] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            envvar="YARDMASTER_API_KEY",
+            help="Clients must show one of these keys; may be repeated. In the variable: separated by spaces.",
+            show_default=False,
+            rich_help_panel=HTTP,
+        ),
+    ] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Serve without a key, whoever can reach --host.", rich_help_panel=HTTP)
+    ] = False,
+    served_model_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name in the API, instead of MODEL; may be repeated, answers carry the first.",
+            show_default=False,
+            rich_help_panel=HTTP,
+        ),
+    ] = None,
+    max_waiting: Annotated[
+        int,
+        typer.Option(
+            metavar="INT", help="Requests that may queue, per group; more get a 503.", rich_help_panel=MEMORY
+        ),
+    ] = EngineConfig(model="-").scheduler.max_waiting,
+    # Scripts written for vLLM give it; requests are never logged here.
+    disable_log_requests: Annotated[bool, typer.Option("--disable-log-requests", hidden=True)] = False,
+    *,
+    engine: EngineFlags,
+) -> None:
+    """Serve a model behind the OpenAI HTTP API.
+
+    With several ranks (--tp, --dp) their processes are started too; under torchrun, its processes are the ranks.
+    """
+    if log_level not in _LEVELS:
+        raise ValueError(f"--log-level must be one of {', '.join(_LEVELS)}, got {log_level!r}")
+    http = HttpConfig(
+        served_model_names=tuple(served_model_name or (model or DEMO_NAME,)),
+        host=host,
+        port=port,
+        api_keys=tuple(api_key or ()),
+        no_auth=no_auth,
+    )
+    settings = engine.config(model, max_waiting=max_waiting)
+    logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+
+    from .. import front
+
+    raise typer.Exit(front.serve(settings, http))

@@ -1,0 +1,89 @@
+"""From the names that users know (vLLM's flags) to an `EngineConfig`, and from a model's name to its directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..engine.config import MAX_MODEL_LEN, EngineConfig
+from ..engine.scheduler import SchedulerConfig
+from .launch import World, layout
+
+DEMO_NAME = "yardmaster-demo"
+_LIMITS = EngineConfig(model="-").scheduler
+
+
+def engine_config(
+    model: str,
+    *,
+    tensor_parallel_size: int | None = None,
+    data_parallel_size: int | None = None,
+    expert_parallel_size: int | None = None,
+    block_size: int = 16,
+    max_num_seqs: int = _LIMITS.max_num_seqs,
+    max_num_batched_tokens: int = _LIMITS.max_num_batched_tokens,
+    max_waiting: int = _LIMITS.max_waiting,
+    **fields: Any,
+) -> EngineConfig:
+    """`fields` are `EngineConfig`'s own. Raises ValueError, naming the flag."""
+    return EngineConfig(
+        model=model,
+        parallel=layout(tensor_parallel_size, data_parallel_size, expert_parallel_size, World.of_environment()),
+        scheduler=SchedulerConfig(
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_model_len=MAX_MODEL_LEN,
+            max_waiting=max_waiting,
+        ),
+        page_size=block_size,
+        **fields,
+    )
+
+
+def model_directory(model: str | None, revision: str | None = None) -> Path:
+    """The checkpoint's directory: `model` itself, a hub repository's (fetched if need be), or the demo's for None.
+
+    Raises ValueError, one line for the user.
+    """
+    if model is None:
+        return demo_directory()
+    from ..weights.hub import resolve
+
+    return resolve(model, revision=revision)
+
+
+def demo_directory() -> Path:
+    """The embedded default model, in the user's cache; made on first use, in seconds. Raises ValueError.
+
+    It is a small random gpt-oss: it shows that everything runs, and says nothing of sense.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    place = Path(base) / "yardmaster" / f"demo-{__version__}"
+    if (place / "config.json").is_file():
+        return place
+    print(f"yardmaster: making the demo model in {place}", file=sys.stderr, flush=True)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{place.name}-", dir=place.parent))
+    except OSError as error:
+        raise ValueError(f"{place.parent}: {error.strerror}; set XDG_CACHE_HOME to a folder to write in") from None
+    try:
+        # In a process of its own: it needs torch, which the server's process does without.
+        command = [sys.executable, "-m", "yardmaster", "init", str(folder), "--quiet"]
+        made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if made.returncode != 0:
+            raise ValueError(f"the demo model cannot be made: {made.stderr.strip() or f'exit {made.returncode}'}")
+        try:
+            folder.rename(place)
+        except OSError:  # another process was first
+            if not (place / "config.json").is_file():
+                raise ValueError(f"{place} is in the way of the demo model: remove it") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return place

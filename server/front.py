@@ -1,0 +1,252 @@
+"""The front end's process: HTTP in front, the engine's socket behind, and the orderly end of both.
+
+It starts the ranks (or is started by rank 0 of a torchrun), takes requests as soon as they are ready, and leaves with
+exit code 0 after a signal and 1 after the engine's death, in both cases once the answers under way are finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import uvicorn
+import uvloop
+
+from .. import __version__
+from ..engine.channel import private_address
+from ..engine.client import EngineDead
+from ..engine.config import EngineConfig
+from ..engine.sampling_params import SamplingParams
+from ..engine.worker import Build, build_model
+from ..engine.zmq_client import Ranks, ZmqEngineClient
+from ..models.hf_config import load_config
+from .http.app import create_app
+from .http.config import HttpConfig
+from .http.run import uvicorn_config
+from .http.service import Service
+from .launch import ANNOUNCE_VARIABLE, WORKER, Agent, Parent, World, join
+from .metrics import Metrics
+from .text.files import read_json_object
+from .text.template import ChatTemplate
+from .text.tokenizer import Tokenizer
+
+DEATH_SECONDS = 5  # for answers under way to end with their error, once the engine is dead
+TORCHRUN_DRAIN_SECONDS = 15  # torchrun kills its ranks 30 s after a signal, whatever still runs
+EVERYWHERE = "tcp://*:0"  # for ranks on other nodes; the socket asks for the shared secret
+_SMALL_FILE = 1 << 20
+_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+Launch = Callable[[str], Ranks]
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What the front end of a torchrun reads from rank 0. `many_nodes`: its ranks come over the network."""
+
+    engine: EngineConfig
+    http: HttpConfig
+    many_nodes: bool = False
+
+
+def serve(
+    engine: EngineConfig, http: HttpConfig, worker: Sequence[str] = WORKER, build: Build = build_model
+) -> int:
+    """Serve a model from this process, or be the rank that torchrun made it (then this ends the process).
+
+    Returns the exit code; raises ValueError, one line, for what the user can mend. `worker` and `build` are what a rank
+    runs, as a command and as a function.
+    """
+    world = World.of_environment()
+    if world is not None:
+        join(engine, world, msgspec.json.encode(Settings(engine, http, world.many_nodes)), build)
+    with private_address() as address:
+        return run(engine, http, address, lambda bound: Agent(engine, bound, worker))
+
+
+def run(engine: EngineConfig, http: HttpConfig, address: str, launch: Launch) -> int:
+    """Serve until a signal (0) or the engine's death (1). Raises ValueError when a file or an address is unusable."""
+    with _listen(http) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_Front(engine, http, listener).run(address, launch))
+
+
+def main() -> int:
+    """The entry of `python -m yardmaster.server.front`, for rank 0 of a torchrun: settings come on standard input."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    settings = msgspec.json.decode(sys.stdin.buffer.read(), type=Settings)
+    announce = int(os.environ[ANNOUNCE_VARIABLE])
+    http = replace(settings.http, shutdown_timeout=min(settings.http.shutdown_timeout, TORCHRUN_DRAIN_SECONDS))
+
+    def adopt(bound: str) -> Ranks:
+        os.write(announce, f"{bound}\n".encode())
+        os.close(announce)
+        return Parent()
+
+    try:
+        with contextlib.nullcontext(EVERYWHERE) if settings.many_nodes else private_address() as address:
+            return run(settings.engine, http, address, adopt)
+    except (ValueError, OSError) as error:
+        _say(str(error))
+        return 1
+
+
+class _Front:
+    """One run of the front end."""
+
+    def __init__(self, engine: EngineConfig, http: HttpConfig, listener: socket.socket) -> None:
+        self._engine = engine
+        self._http = http
+        self._listener = listener
+        self._signalled = asyncio.Event()
+        self._engine_up = asyncio.Event()
+        self._server: _Server | None = None
+
+    async def run(self, address: str, launch: Launch) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        client = ZmqEngineClient(self._engine, address, launch, _say)
+        life = asyncio.create_task(self._live(client))
+        service = None
+        try:
+            service = await asyncio.to_thread(make_service, self._engine, self._http, client)
+            await self._answer(service, life)
+        finally:
+            await client.stop()
+            reason = (await asyncio.gather(life, return_exceptions=True))[0]
+            if service is not None and service.template is not None:
+                service.template.close()
+        if isinstance(reason, Exception):
+            raise reason
+        return 1 if reason else 0
+
+    async def _live(self, client: ZmqEngineClient) -> str | None:
+        """Start the engine and wait for its end; why it died, None when it was stopped."""
+        try:
+            await client.start()
+            self._engine_up.set()
+            reason = await client.wait_dead()
+        except EngineDead as error:
+            reason = None if self._signalled.is_set() else str(error)
+        if reason is not None:
+            _say(reason)
+        return reason
+
+    async def _answer(self, service: Service, life: asyncio.Task[str | None]) -> None:
+        """Serve HTTP until a signal or the engine's end, and then until the answers under way are finished.
+
+        It answers from the first moment: /ready and the model's routes say 503 until the engine is up.
+        """
+        config = uvicorn_config(create_app(service, self._http), self._http)
+        self._server = server = _Server(config)
+        gc.collect()
+        gc.freeze()  # what start-up has made lives as long as the server
+        serving = asyncio.create_task(server.serve(sockets=[self._listener]))
+        signalled = asyncio.create_task(self._signalled.wait())
+        announcing = asyncio.create_task(self._announce(server))
+        try:
+            await asyncio.wait({life, signalled, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if life.done():
+                config.timeout_graceful_shutdown = DEATH_SECONDS
+            server.should_exit = True
+            await serving
+        finally:
+            signalled.cancel()
+            announcing.cancel()
+
+    async def _announce(self, server: _Server) -> None:
+        await server.listening.wait()
+        await self._engine_up.wait()
+        print(f"ready: {_url(self._listener)}", flush=True)
+
+    def _on_signal(self) -> None:
+        if self._signalled.is_set() and self._server is not None:
+            self._server.force_exit = True  # asked twice: do not wait for answers
+        self._signalled.set()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but signals are ours: they end the engine too."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def make_service(engine: EngineConfig, http: HttpConfig, client: ZmqEngineClient) -> Service:
+    """The text side of the checkpoint. Raises ValueError, one line that names the file."""
+    directory = Path(engine.model)
+    model = load_config(directory)
+    tokenizer = Tokenizer(directory)
+    metrics = Metrics(http.served_model_names[0], __version__)
+    metrics.watch(client)
+    return Service(
+        client=client,
+        tokenizer=tokenizer,
+        template=ChatTemplate.load(directory, tokenizer),
+        metrics=metrics,
+        vocab_size=model.vocab_size,
+        eos_token_ids=model.eos_token_ids or tokenizer.eos_token_ids,
+        defaults=sampling_defaults(directory),
+    )
+
+
+def sampling_defaults(directory: Path) -> Mapping[str, float]:
+    """What generation_config.json says of sampling. Raises ValueError when it cannot be meant."""
+    path = directory / "generation_config.json"
+    try:
+        found = read_json_object(path, _SMALL_FILE)
+    except FileNotFoundError:
+        return {}
+    values = {name: found[name] for name in _DEFAULTS if found.get(name) is not None}
+    try:
+        msgspec.convert(values, SamplingParams)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return values
+
+
+def _listen(http: HttpConfig) -> socket.socket:
+    """Bound, so that a port in use is known before the model loads; not yet listening. Raises ValueError."""
+    try:
+        found = socket.getaddrinfo(http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, place = found[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ValueError(f"--host {http.host}: {error.strerror or error}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+    except OSError as error:
+        listener.close()
+        raise ValueError(f"cannot listen on --host {http.host} --port {http.port}: {error.strerror}") from None
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _say(line: str) -> None:
+    print(f"yardmaster: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

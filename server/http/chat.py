@@ -1,0 +1,146 @@
+"""/v1/chat/completions: the body, the prompt, the sequences, and how their news are worded."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from ... import __version__
+from .body import read_model
+from .choice import Choice, HarmonySplitter, Piece, PlainSplitter, Splitter
+from .config import HttpConfig
+from .errors import bad_request
+from .generation import Generation
+from .logprobs import chat_logprobs, prompt_logprobs
+from .openapi import json_body
+from .prompts import primer, render_chat
+from .sampling import check_common, sampling_params, submits
+from .schema.chat import ChatRequest
+from .service import Service
+from .stream import answer
+from .usage import Usage
+
+FINGERPRINT = f"yardmaster-{__version__}"
+
+
+def router(service: Service, config: HttpConfig) -> APIRouter:
+    routes = APIRouter(tags=["OpenAI"])
+
+    @routes.post("/v1/chat/completions", openapi_extra=json_body(ChatRequest))
+    async def create_chat_completion(request: Request) -> Response:
+        """Answer a conversation, whole or as server-sent events."""
+        body = await read_model(request, ChatRequest, config)
+        check_common(body, config)
+        _check(body, config)
+        service.admit()
+        prompt = await render_chat(body, body.messages, service)
+        params = sampling_params(
+            body,
+            service,
+            len(prompt),
+            body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
+            param="messages",
+            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        )
+
+        def splitter() -> Splitter:
+            if service.harmony:
+                return HarmonySplitter(service.tokenizer, primer(service.tokenizer, prompt))
+            return PlainSplitter(service.tokenizer, params.skip_special_tokens)
+
+        identity = f"chatcmpl-{uuid.uuid4().hex}"
+        sequences = submits(identity, prompt, params, body.n or 1, body.seed, service)
+        choices = [Choice(index, submit, splitter()) for index, submit in enumerate(sequences)]
+        wording = _Wording(identity, config.served_model_names[0], body, service, Usage(len(prompt), service.harmony))
+        events = wording if body.stream else None
+        return await answer(request, Generation(service, choices), events, wording.whole, config.send_timeout)
+
+    return routes
+
+
+def _check(body: ChatRequest, config: HttpConfig) -> None:
+    if body.max_tokens == 0:
+        raise bad_request("max_tokens: at least 1, got 0", "max_tokens")
+    if body.top_logprobs and not body.logprobs:
+        raise bad_request("top_logprobs: goes with logprobs=true only", "top_logprobs")
+    if (body.top_logprobs or 0) > config.max_top_logprobs:
+        raise bad_request(f"top_logprobs: at most {config.max_top_logprobs}, got {body.top_logprobs}", "top_logprobs")
+    if body.stream and body.prompt_logprobs is not None:
+        raise bad_request("prompt_logprobs: not with stream=true", "prompt_logprobs")
+
+
+class _Wording:
+    """`chat.completion` and `chat.completion.chunk` of one request."""
+
+    def __init__(self, identity: str, model: str, body: ChatRequest, service: Service, usage: Usage) -> None:
+        options = body.stream_options
+        self._head = {"id": identity, "created": int(time.time()), "model": model, "system_fingerprint": FINGERPRINT}
+        self._tokenizer = service.tokenizer
+        self._top = (body.top_logprobs or 0) if body.logprobs else None
+        self._reasoning = body.include_reasoning is not False
+        self._usage = usage
+        self._show_usage = bool(options and options.include_usage)
+        self._show_usage_always = bool(options and options.continuous_usage_stats)
+        self._begun: set[int] = set()
+
+    def chunks(self, index: int, piece: Piece) -> Iterator[dict[str, Any]]:
+        self._usage.take(index, piece.completion_tokens, piece.reasoning_tokens)
+        if index not in self._begun:
+            self._begun.add(index)
+            yield self._chunk([self._choice(index, {"role": "assistant", "content": ""}, None)])
+        delta: dict[str, Any] = {}
+        if piece.reasonings and self._reasoning:
+            delta["reasoning_content"] = delta["reasoning"] = piece.reasoning
+        if piece.texts:
+            delta["content"] = piece.text
+        if delta or piece.finish_reason:
+            yield self._chunk([self._choice(index, delta, piece)])
+
+    def last(self) -> Iterator[dict[str, Any]]:
+        if self._show_usage:
+            yield self._chunk([]) | {"usage": self._usage.body}
+
+    def whole(self, pieces: list[Piece]) -> dict[str, Any]:
+        choices = []
+        for index, piece in enumerate(pieces):
+            self._usage.take(index, piece.completion_tokens, piece.reasoning_tokens)
+            message: dict[str, Any] = {"role": "assistant", "content": piece.text, "refusal": None}
+            if piece.reasonings and self._reasoning:
+                message["reasoning_content"] = message["reasoning"] = piece.reasoning
+            choices.append(
+                {
+                    "index": index,
+                    "message": message,
+                    "logprobs": self._logprobs(piece),
+                    "finish_reason": piece.finish_reason,
+                    "stop_reason": piece.stop_reason,
+                }
+            )
+        body = {**self._head, "object": "chat.completion", "choices": choices, "usage": self._usage.body}
+        if pieces[0].prompt_logprobs is not None:
+            body["prompt_logprobs"] = prompt_logprobs(self._tokenizer, pieces[0].prompt_logprobs)
+        return body
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        chunk = {**self._head, "object": "chat.completion.chunk", "choices": choices}
+        if self._show_usage_always:
+            chunk["usage"] = self._usage.body
+        elif self._show_usage:
+            chunk["usage"] = None
+        return chunk
+
+    def _choice(self, index: int, delta: dict[str, Any], piece: Piece | None) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+        if piece is not None:
+            choice["logprobs"] = self._logprobs(piece)
+            choice["finish_reason"] = piece.finish_reason
+            if piece.stop_reason is not None:
+                choice["stop_reason"] = piece.stop_reason
+        return choice
+
+    def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
+        return None if self._top is None else chat_logprobs(self._tokenizer, piece.logprobs, self._top)

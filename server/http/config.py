@@ -1,0 +1,63 @@
+"""What the HTTP door allows: addresses, keys, names and the upper bound of everything that a client may send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+MIN_KEY_LENGTH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """Limits count bytes, items or seconds, as their names say. Keys never show in `repr`.
+
+    Raises ValueError, naming the flag, for an address that other machines can reach without a key, for a key that
+    cannot travel in a header, and for limits below 1.
+    """
+
+    served_model_names: tuple[str, ...]  # the first one is what answers carry
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    no_auth: bool = False
+    max_body_bytes: int = 8 << 20
+    max_header_bytes: int = 32 << 10
+    max_requests: int = 2048  # in flight at once
+    max_sequences: int = 128  # n times prompts of one request
+    max_top_logprobs: int = 20
+    max_completion_logprobs: int = 5
+    header_timeout: float = 20.0  # from a connection's first byte, or its opening, to the end of a request's head
+    body_timeout: float = 60.0
+    send_timeout: float = 120.0  # a client that takes nothing for so long is gone
+    keep_alive_timeout: int = 75
+    shutdown_timeout: int = 30  # how long running answers may go on after a signal
+
+    def __post_init__(self) -> None:
+        if not self.served_model_names or not all(self.served_model_names):
+            raise ValueError("--served-model-name must give at least one name, and none of them empty")
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
+        for key in self.api_keys:
+            if len(key) < MIN_KEY_LENGTH or not all("!" <= char <= "~" for char in key):
+                raise ValueError(
+                    f"--api-key must be at least {MIN_KEY_LENGTH} printable ASCII characters without spaces"
+                )
+        if not (self.api_keys or self.no_auth or is_loopback(self.host)):
+            raise ValueError(
+                f"--host {self.host} is open to other machines: give --api-key KEY, or --no-auth if that is meant"
+            )
+        for name in ("max_body_bytes", "max_header_bytes", "max_requests", "max_sequences"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("header_timeout", "body_timeout", "send_timeout", "keep_alive_timeout", "shutdown_timeout"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0 seconds, got {getattr(self, name)}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`. An unknown name counts as open."""
+    try:
+        return ip_address(host.strip("[]").partition("%")[0]).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -1,0 +1,100 @@
+"""From a checked body to what the engine is asked: parameters within the model's limits, one Submit a sequence."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from typing import Any
+
+import msgspec
+
+from ...engine.messages import Submit
+from ...engine.sampling_params import SEED_LIMIT, SamplingParams
+from .config import HttpConfig
+from .errors import ApiError, bad_request
+from .schema.fields import Body, SamplingFields
+from .service import Service, context_exceeded
+
+_COPIED = (
+    "min_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
+    "repetition_penalty", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens", "prompt_logprobs",
+)  # fmt: skip
+
+
+def check_common(body: Body, config: HttpConfig) -> None:
+    """Raises ApiError: 404 for a model not served here, 400 for a field that this server does not do."""
+    if body.model is not None and body.model not in config.served_model_names:
+        message = f"This server does not serve that model; it serves {config.served_model_names[0]}."
+        raise ApiError(404, message, param="model", code="model_not_found")
+    refused = body.not_offered()
+    if refused is not None:
+        raise bad_request(f"{refused}: this server does not support it", refused, "unsupported_parameter")
+    if isinstance(body, SamplingFields):
+        if body.stream_options is not None and not body.stream:
+            raise bad_request("stream_options: allowed only with stream=true", "stream_options")
+        if (body.n or 1) > config.max_sequences:
+            raise bad_request(f"n: at most {config.max_sequences}, got {body.n}", "n")
+
+
+def sampling_params(
+    body: SamplingFields,
+    service: Service,
+    prompt_tokens: int,
+    max_tokens: int | None,
+    *,
+    param: str,
+    logprobs: int | None,
+    prompt_logprobs: int | None = None,
+) -> SamplingParams:
+    """`max_tokens` None means whatever still fits. `param` names the prompt in errors. Raises ApiError 400."""
+    limit = service.client.max_model_len
+    room = limit - prompt_tokens
+    if room < 1:
+        raise context_exceeded(limit, f"the {param} have {prompt_tokens} and the answer needs at least 1", param)
+    if max_tokens is not None and max_tokens > room:
+        raise context_exceeded(limit, f"the {param} have {prompt_tokens} and the answer may take {max_tokens}", param)
+    values: dict[str, Any] = {name: value for name, value in service.defaults.items() if name in _COPIED}
+    values |= {name: value for name in _COPIED if (value := getattr(body, name)) is not None}
+    values |= {
+        "max_tokens": room if max_tokens is None else max_tokens,
+        "stop": body.stop_texts,
+        "stop_token_ids": tuple(body.stop_token_ids or ()),
+        "logit_bias": _logit_bias(body, service.vocab_size),
+        "logprobs": logprobs,
+    }
+    if prompt_logprobs is not None:
+        values["prompt_logprobs"] = prompt_logprobs
+    service.check_ids(body.stop_token_ids or [], "stop_token_ids")
+    try:
+        return SamplingParams(**values)
+    except ValueError as error:
+        # Its message starts with the field's name and holds numbers only.
+        raise bad_request(str(error), str(error).split(" ", 1)[0].partition("[")[0]) from None
+
+
+def _logit_bias(body: SamplingFields, vocab_size: int) -> dict[int, float]:
+    biases: dict[int, float] = {}
+    for key, bias in (body.logit_bias or {}).items():
+        if not (key.isascii() and key.isdigit()) or int(key) >= vocab_size:
+            raise bad_request(f"logit_bias: keys are token ids from 0 to {vocab_size - 1}", "logit_bias")
+        biases[int(key)] = bias
+    return biases
+
+
+def submits(
+    request_id: str, prompt: list[int], params: SamplingParams, n: int, seed: int | None, service: Service
+) -> list[Submit]:
+    """`n` sequences of one prompt. The i-th takes seed + i, so that they differ and can still be repeated."""
+    first = secrets.randbits(62) if seed is None else seed
+    arrival = time.time()
+    return [
+        Submit(
+            request_id=f"{request_id}-{uuid.uuid4().hex[:12]}",
+            prompt_token_ids=prompt,
+            params=msgspec.structs.replace(params, seed=(first + i + SEED_LIMIT) % (2 * SEED_LIMIT) - SEED_LIMIT),
+            eos_token_ids=service.eos_token_ids,
+            arrival=arrival,
+        )
+        for i in range(n)
+    ]

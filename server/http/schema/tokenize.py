@@ -1,0 +1,23 @@
+"""The bodies of /tokenize and /detokenize, as vLLM has them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from .chat import MAX_MESSAGES, Message, TemplateFields
+from .fields import MAX_IDS, Body, Text, TokenId
+
+
+class TokenizeRequest(TemplateFields):
+    """Either `prompt` or `messages`."""
+
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] | None = None  # type: ignore[assignment]
+    prompt: Text | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = False
+
+
+class DetokenizeRequest(Body):
+    tokens: Annotated[list[TokenId], Field(fail_fast=True, max_length=MAX_IDS)]

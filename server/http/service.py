@@ -1,0 +1,86 @@
+"""What every route works with: the engine's door, the text side of the checkpoint, the metrics. Immutable."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ...engine.client import EngineClient
+from ..metrics import Metrics
+from ..text.harmony import is_harmony
+from ..text.template import ChatTemplate, Rendered
+from ..text.tokenizer import Tokenizer, TokenizerError
+from .errors import ApiError, bad_request, unavailable
+
+SHORT_TEXT = 4096  # characters that are tokenized on the event loop: a thread would take longer to wake
+LONG_TEXT = 1 << 16  # characters from which it pays to ask first whether they can fit at all
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """`defaults` are the sampling fields of generation_config.json; a request's own fields rule over them."""
+
+    client: EngineClient
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    metrics: Metrics
+    vocab_size: int  # the model's: ids from there on are refused
+    eos_token_ids: tuple[int, ...]
+    defaults: Mapping[str, float] = field(default_factory=dict)
+    created: int = field(default_factory=lambda: int(time.time()))
+    harmony: bool = field(init=False)
+    longest_token: int = field(init=False)  # bytes
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "harmony", is_harmony(self.tokenizer))
+        lengths = (len(self.tokenizer.token_bytes(token)) for token in range(self.tokenizer.vocab_size))
+        object.__setattr__(self, "longest_token", max(lengths, default=1))
+
+    def admit(self) -> None:
+        """Raises ApiError 503 while the engine cannot take a request."""
+        if self.client.dead is not None:
+            raise engine_dead()
+        if not self.client.ready:
+            raise unavailable("The model is still loading; /ready says when it is done.", "engine_loading", 5)
+
+    async def encode(self, text: str, param: str, add_special_tokens: bool = False) -> list[int]:
+        """Token ids of a client's text, where control tokens are text. Raises ApiError when it cannot fit."""
+        self.refuse_hopeless(text, param)
+        return await self._tokens(lambda: self.tokenizer.encode(text, add_special_tokens), len(text), param)
+
+    async def encode_rendered(self, rendered: Rendered) -> list[int]:
+        """Token ids of a rendered conversation: the template's control tokens, all else as text."""
+        return await self._tokens(lambda: self.tokenizer.encode_prompt(rendered), len(rendered.text), "messages")
+
+    async def _tokens(self, encode: Callable[[], list[int]], length: int, param: str) -> list[int]:
+        try:
+            return encode() if length <= SHORT_TEXT else await asyncio.to_thread(encode)
+        except TokenizerError:  # its text names a file of ours
+            raise bad_request(f"{param}: the tokenizer cannot encode this text", param) from None
+
+    def refuse_hopeless(self, text: str, param: str) -> None:
+        """Spares the tokenizer a text that is too long even if each of its tokens were the longest there is."""
+        limit = self.client.max_model_len
+        if len(text) > LONG_TEXT and len(text) > limit * self.longest_token:
+            raise context_exceeded(
+                limit, f"the {param} alone have at least {-(-len(text) // self.longest_token)}", param
+            )
+
+    def check_ids(self, ids: list[int], param: str) -> None:
+        """Raises ApiError naming the first id that the model has no row for."""
+        if ids and max(ids) >= self.vocab_size:
+            at = next(at for at, token in enumerate(ids) if token >= self.vocab_size)
+            raise bad_request(
+                f"{param}[{at}]: {ids[at]} is no token; ids end at {self.vocab_size - 1}", f"{param}[{at}]"
+            )
+
+
+def context_exceeded(limit: int, asked: str, param: str) -> ApiError:
+    message = f"This model's context is {limit} tokens; {asked}. Shorten the {param} or ask for fewer tokens."
+    return bad_request(message, param, "context_length_exceeded")
+
+
+def engine_dead() -> ApiError:
+    return unavailable("The engine has stopped; the server's log says why.", "engine_dead", 10)

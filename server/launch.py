@@ -1,0 +1,232 @@
+"""Two ways to start the processes, and one engine: `yardmaster serve` brings its own launcher, `torchrun` is one.
+
+    yardmaster serve        the front end; under it the agent of torch elastic; under that one process per rank
+    torchrun … serve        the agent(s), on one node or many; rank 0 starts the front end, in a session of its own
+
+This is the one file of the server that may import torch, and only the agent's process does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO, NoReturn, TextIO, cast
+
+from ..engine.channel import AGENT, RankSocket, shared_secret
+from ..engine.config import EngineConfig
+from ..engine.messages import Failure
+from ..engine.watch import DRAIN_SECONDS, GRACE_SECONDS, ending
+from ..engine.worker import ADDRESS_VARIABLE, CONFIG_VARIABLE, Build, build_model, leave, limit_threads, run_worker
+from ..parallel.layout import ParallelConfig
+
+WORKER = (sys.executable, "-m", "yardmaster.engine.worker")
+FRONT = (sys.executable, "-m", "yardmaster.server.front")
+ANNOUNCE_VARIABLE = "YARDMASTER_ANNOUNCE"  # the descriptor on which a front end under torchrun tells its address
+_POLL = 0.05
+_LOOK_UP_SECONDS = 300.0  # for the front end's address: it imports and binds meanwhile
+_LEAVE_SECONDS = 10.0  # for ranks that were told to finish their step and leave
+_FORCE_SECONDS = GRACE_SECONDS + 4.0  # for ranks that were told by a signal
+
+
+class Agent:
+    """The front end's hold on torch elastic's agent, its child: see `zmq_client.Ranks`.
+
+    The agent's standard input is a pipe from here: when the front end is gone, however that came, the pipe ends, and
+    the agent takes the ranks down.
+    """
+
+    def __init__(self, config: EngineConfig, address: str, worker: Sequence[str] = WORKER) -> None:
+        environment = os.environ | {
+            CONFIG_VARIABLE: config.to_json().decode(),
+            ADDRESS_VARIABLE: address,
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(round(GRACE_SECONDS + 1)),  # then the agent kills; by default 30
+        }
+        command = [sys.executable, "-m", "yardmaster.server.launch", str(config.parallel.world_size), address, *worker]
+        # A session of its own: Ctrl-C at a terminal is for the front end, which then stops the ranks in order.
+        self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
+
+    def ended(self) -> str | None:
+        code = self._process.poll()
+        return None if code is None else f"the launcher of the ranks {ending(code)}"
+
+    async def stop(self, orderly: bool) -> None:
+        if orderly and await self._gone(_LEAVE_SECONDS):
+            return
+        self._process.terminate()
+        if not await self._gone(_FORCE_SECONDS):
+            self._process.kill()  # the ranks see their parent gone and end themselves
+            await self._gone(_FORCE_SECONDS)
+
+    async def _gone(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while self._process.poll() is None:
+            if time.monotonic() > end:
+                return False
+            await asyncio.sleep(_POLL)
+        return True
+
+
+class Parent:
+    """A front end's hold on the rank that started it, under torchrun: see `zmq_client.Ranks`."""
+
+    def __init__(self) -> None:
+        self._parent = os.getppid()
+
+    def ended(self) -> str | None:
+        return None if os.getppid() == self._parent else "rank 0, which started this front end, died"
+
+    async def stop(self, orderly: bool) -> None:
+        """Ranks that can be told leave by themselves; the others notice that this process ends."""
+        end = time.monotonic() + _LEAVE_SECONDS
+        while orderly and self.ended() is None and time.monotonic() < end:
+            await asyncio.sleep(_POLL)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What torchrun's environment says about this process."""
+
+    rank: int
+    size: int
+    size_here: int
+    master: str
+
+    @classmethod
+    def of_environment(cls) -> World | None:
+        """None outside torchrun. Raises ValueError for an environment that torchrun did not make."""
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            return None
+        try:
+            rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        except ValueError as error:
+            raise ValueError(f"RANK, WORLD_SIZE and LOCAL_WORLD_SIZE must be numbers: {error}") from None
+        return cls(rank, size, here, os.environ.get("MASTER_ADDR", "127.0.0.1"))
+
+    @property
+    def many_nodes(self) -> bool:
+        return self.size_here < self.size
+
+
+def layout(tp: int | None, dp: int | None, ep: int | None, world: World | None) -> ParallelConfig:
+    """The sizes of the groups: under torchrun they must make up its world, and one left out follows from the other.
+
+    Raises ValueError, naming the flags.
+    """
+    if world is not None:
+        tp = tp or (world.size // dp if dp and world.size % dp == 0 else 1)
+        dp = dp or max(1, world.size // tp)
+    parallel = ParallelConfig(tp or 1, dp or 1, ep)
+    if world is not None and parallel.world_size != world.size:
+        raise ValueError(
+            f"torchrun started {world.size} ranks, but --tensor-parallel-size {parallel.tp} x --data-parallel-size "
+            f"{parallel.dp} needs {parallel.world_size}: make --nproc-per-node x --nnodes the same"
+        )
+    return parallel
+
+
+def join(
+    config: EngineConfig, world: World, settings: bytes, build: Build = build_model, front: Sequence[str] = FRONT
+) -> NoReturn:
+    """Be one of torchrun's ranks, and on rank 0 start the front end, which reads `settings`. Ends the process.
+
+    Raises ValueError when the ranks are on several nodes and share no secret.
+    """
+    if world.many_nodes:
+        shared_secret()
+    limit_threads(config)
+    process, announced = _start_front(settings, front) if world.rank == 0 else (None, None)
+
+    from ..parallel.rendezvous import Rendezvous
+
+    meeting = Rendezvous()
+    if announced is None:
+        address = meeting.look_up("front", _LOOK_UP_SECONDS)
+    else:
+        address = announced.readline().strip()
+        if not address:
+            leave(1)  # the front end has said why
+        for everywhere in ("//0.0.0.0:", "//[::]:"):
+            address = address.replace(everywhere, f"//{_host(world.master)}:")
+        meeting.publish("front", address)
+    leave(run_worker(config, address, build, process, DRAIN_SECONDS))
+
+
+def _start_front(settings: bytes, command: Sequence[str]) -> tuple[subprocess.Popen[bytes], TextIO]:
+    """The front end's process, and the pipe on which it tells its address once it listens.
+
+    In a session of its own: the agent's signals are for the ranks, and the clients are to be answered before it goes.
+    """
+    reader, writer = os.pipe()
+    environment = os.environ | {ANNOUNCE_VARIABLE: str(writer)}
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, pass_fds=(writer,), start_new_session=True
+    )
+    os.close(writer)
+    with contextlib.suppress(BrokenPipeError), cast("IO[bytes]", process.stdin) as stdin:
+        stdin.write(settings)
+    return process, os.fdopen(reader)
+
+
+def _host(name: str) -> str:
+    return f"[{name}]" if ":" in name else name
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The agent's process: `launch RANKS ADDRESS COMMAND…`. Tells the front end which rank ended first, and how."""
+    ranks, address, *command = arguments
+    threading.Thread(target=_until_orphaned, name="orphaned", daemon=True).start()
+    logging.disable(logging.ERROR)  # what the agent finds out, the front end says
+
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=int(ranks),
+        run_id=f"yardmaster-{os.getpid()}",
+        role="rank",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",  # a machine's own name need not resolve
+        max_restarts=0,
+        monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+    )
+    try:
+        elastic_launch(config, command[0])(*command[1:])
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        killed = failure.exitcode < 0
+        text = f"rank {rank} (process {failure.pid}) {ending(failure.exitcode)}"
+        if failure.exitcode == -signal.SIGKILL:
+            text += "; if nobody did this on purpose, the machine ran out of memory"
+        socket = RankSocket(address, AGENT)
+        socket.send(Failure(rank, text, symptom=not killed))
+        socket.close()
+        return 1
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0
+
+
+def _until_orphaned() -> None:
+    """Standard input comes from the front end and ends with it."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

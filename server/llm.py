@@ -1,0 +1,224 @@
+"""`LLM`: a model in this program, without a server. Names and behaviour follow vLLM's class of that name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+from ..engine.messages import TokenLogprob
+from ..engine.sampling_params import SamplingParams
+from ..models.hf_config import load_config
+from .cli.console import progress_bar
+from .engine_settings import engine_config, model_directory
+from .http.choice import HarmonySplitter, Piece, PlainSplitter, Splitter
+from .offline import Answer, Job, OfflineEngine
+from .text.harmony import is_harmony
+from .text.messages_in import plain_messages
+from .text.template import ChatTemplate
+from .text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+Prompt = str | Sequence[int] | Mapping[str, Any]
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionOutput:
+    """One answer. Of a Harmony chat `text` is the final channel and `reasoning` the analysis.
+
+    `token_ids` are all that were generated, the one that ended it included; `logprobs`, where asked for, are theirs.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprob] | None
+    finish_reason: str | None
+    stop_reason: int | str | None
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestResult:
+    """One prompt and what came of it. `prompt` is None when it was given as token ids."""
+
+    prompt: str | None
+    prompt_token_ids: list[int]
+    prompt_logprobs: list[TokenLogprob | None] | None
+    outputs: list[CompletionOutput]
+
+
+class LLM:
+    """A model that is loaded on construction and freed by `close`, or at the end of a `with` block.
+
+    `model` is a directory or OWNER/NAME on the hub; None is the embedded demo. The flags are those of `yardmaster
+    serve`, with underscores: tensor_parallel_size, dtype, max_model_len, gpu_memory_utilization and so on. More than
+    one rank means processes of their own. `progress` takes the lines that start-up has to say.
+
+    Raises ValueError, in one line, for a model or flags that cannot be used, EngineDead when the start fails.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        progress: Callable[[str], None] = log.info,
+        **flags: Any,
+    ) -> None:
+        engine_config("-", **flags)  # what is wrong with the flags is said before anything is fetched
+        directory = model_directory(None if model is None else str(model), revision)
+        config = engine_config(str(directory), **flags)
+        self._directory = directory
+        self._model = load_config(directory)
+        self.tokenizer = Tokenizer(directory)
+        self._eos = self._model.eos_token_ids or self.tokenizer.eos_token_ids
+        self._template = ChatTemplate.load(directory, self.tokenizer)
+        self._engine = OfflineEngine(config, progress)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+    ) -> list[RequestResult]:
+        """Continue texts, one answer a prompt, in their order. A single text or list of token ids counts as one prompt.
+
+        In a text a control token's name is text: give token ids where it is meant. `use_tqdm` shows a progress bar on
+        a terminal. Raises ValueError naming the prompt that cannot be served, EngineDead when the engine fails.
+        """
+        listed = _listed(prompts)
+        params = self._params(sampling_params, len(listed))
+        encoded = [self._encode(prompt, f"prompts[{i}]") for i, prompt in enumerate(listed)]
+        jobs = [
+            self._job(ids, each, PlainSplitter(self.tokenizer, each.skip_special_tokens), f"prompts[{i}]")
+            for i, ((_, ids), each) in enumerate(zip(encoded, params, strict=True))
+        ]
+        return self._run(jobs, [text for text, _ in encoded], use_tqdm)
+
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[RequestResult]:
+        """Answer one conversation, or several. Messages are OpenAI's. Raises as `generate` does."""
+        listed: list[Messages] = [messages] if messages and isinstance(messages[0], Mapping) else list(messages)  # type: ignore[arg-type,list-item]
+        params = self._params(sampling_params, len(listed))
+        jobs, texts = [], []
+        for i, (conversation, each) in enumerate(zip(listed, params, strict=True)):
+            text, ids = self._render(
+                conversation, add_generation_prompt, continue_final_message, chat_template_kwargs or {}
+            )
+            jobs.append(self._job(ids, each, self._chat_splitter(ids, each), f"messages[{i}]"))
+            texts.append(text)
+        return self._run(jobs, texts, use_tqdm)
+
+    def stream_chat(
+        self, messages: Messages, sampling_params: SamplingParams | None = None, **chat_template_kwargs: Any
+    ) -> Iterator[Piece]:
+        """Answer one conversation piece by piece: `piece.text` and `piece.reasoning`. Closing the iterator aborts it."""
+        (params,) = self._params(sampling_params, 1)
+        _, ids = self._render(messages, True, False, chat_template_kwargs)
+        return self._engine.stream(self._job(ids, params, self._chat_splitter(ids, params), "messages"))
+
+    @property
+    def max_model_len(self) -> int:
+        """The longest prompt plus answer, in tokens."""
+        return self._engine.max_model_len
+
+    def default_sampling_params(self, **changes: Any) -> SamplingParams:
+        """What the checkpoint's generation_config.json recommends, with `changes`. Raises ValueError."""
+        from .front import sampling_defaults
+
+        return SamplingParams(**{**sampling_defaults(self._directory), **changes})
+
+    def close(self) -> None:
+        """Free the model and end its processes. Idempotent."""
+        self._engine.close()
+        if self._template is not None:
+            self._template.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _params(
+        self, given: SamplingParams | Sequence[SamplingParams] | None, count: int
+    ) -> list[SamplingParams]:
+        if given is None:
+            given = self.default_sampling_params()
+        if isinstance(given, SamplingParams):
+            return [given] * count
+        if len(given) != count:
+            raise ValueError(f"{count} prompts need as many sampling_params, or one for all, got {len(given)}")
+        return list(given)
+
+    def _encode(self, prompt: Prompt, name: str) -> tuple[str | None, list[int]]:
+        if isinstance(prompt, Mapping):
+            prompt = prompt["prompt_token_ids"] if "prompt_token_ids" in prompt else prompt.get("prompt", "")
+        if isinstance(prompt, str):
+            return prompt, self.tokenizer.encode(prompt, add_special_tokens=True)
+        ids = list(prompt)
+        if not all(type(token) is int and 0 <= token < self._model.vocab_size for token in ids):
+            raise ValueError(f"{name} must be a text or token ids from 0 to {self._model.vocab_size - 1}")
+        return None, ids
+
+    def _render(
+        self, messages: Messages, generate: bool, go_on: bool, kwargs: Mapping[str, Any]
+    ) -> tuple[str, list[int]]:
+        if self._template is None:
+            raise ValueError("this model has no chat template: it completes text, with generate()")
+        rendered = self._template.render(
+            plain_messages(messages),
+            add_generation_prompt=generate and not go_on,
+            continue_final_message=go_on,
+            **kwargs,
+        )
+        return rendered.text, self.tokenizer.encode_prompt(rendered)
+
+    def _chat_splitter(self, ids: list[int], params: SamplingParams) -> Splitter:
+        if is_harmony(self.tokenizer):
+            from .http.prompts import primer  # brings fastapi along, which nothing else here needs
+
+            return HarmonySplitter(self.tokenizer, primer(self.tokenizer, ids))
+        return PlainSplitter(self.tokenizer, params.skip_special_tokens)
+
+    def _job(self, ids: list[int], params: SamplingParams, splitter: Splitter, name: str) -> Job:
+        if not 0 < len(ids) < self.max_model_len:
+            raise ValueError(f"{name} has {len(ids)} tokens; it may have 1 to {self.max_model_len - 1}")
+        return Job(ids, params, splitter, self._eos)
+
+    def _run(self, jobs: list[Job], texts: Sequence[str | None], show: bool) -> list[RequestResult]:
+        with progress_bar(not show, "prompts") as progress:
+            task = progress.add_task("generating", total=len(jobs))
+            answers = self._engine.run(jobs, lambda answer: progress.advance(task))
+        return [_result(text, job, answer) for text, job, answer in zip(texts, jobs, answers, strict=True)]
+
+
+def _result(prompt: str | None, job: Job, answer: Answer) -> RequestResult:
+    piece = answer.piece
+    output = CompletionOutput(
+        0, piece.text, answer.token_ids, answer.logprobs, piece.finish_reason, piece.stop_reason, piece.reasoning
+    )
+    return RequestResult(prompt, job.prompt_token_ids, piece.prompt_logprobs, [output])
+
+
+def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str | Mapping) or (prompts and all(type(token) is int for token in prompts)):
+        return [prompts]  # type: ignore[list-item]
+    return list(prompts)  # type: ignore[arg-type]

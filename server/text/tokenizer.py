@@ -1,0 +1,288 @@
+"""Text to token ids and back, over the checkpoint's tokenizer.json.
+
+How user text is kept from becoming control tokens: when the file is read, every special token is renamed, in this
+process, to a secret name that holds 128 random bits. No text from outside can spell such a name, so none of it, in
+whatever field and however it is cut and joined, can come out as a control token; `<|start|>` in it is seven ordinary
+characters. The server's own text gets the secret names through `mark`, ids and plain names are as in the file.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from tokenizers import Tokenizer as Backend
+
+from .files import read_json_object
+from .token_bytes import byte_spelling
+
+if TYPE_CHECKING:
+    from .template import Rendered
+
+MAX_FILE_BYTES = 256 << 20
+MAX_CONFIG_BYTES = 16 << 20
+REPLACEMENT = "\ufffd"
+
+T = TypeVar("T")
+
+
+class TokenizerError(ValueError):
+    """tokenizer.json cannot be used, or failed on a text; one line that names the file and the mend."""
+
+
+class Tokenizer:
+    """The vocabulary of one checkpoint. Thread-safe after construction.
+
+    Reads `directory`/tokenizer.json, and tokenizer_config.json and generation_config.json where present. Raises
+    TokenizerError.
+    """
+
+    special_texts: dict[str, int]
+    """Control tokens: text, as in the file, to id."""
+    special_ids: frozenset[int]
+    vocab_size: int
+    """One above the largest id."""
+    special_variables: dict[str, str]
+    """What chat templates know as bos_token, eos_token …: name to the control token's text."""
+    eos_token_ids: tuple[int, ...]
+    """The end of a generation: generation_config.json's, else tokenizer_config.json's eos_token, else none."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = Path(directory) / "tokenizer.json"
+        try:
+            spec = read_json_object(self._path, MAX_FILE_BYTES)
+        except FileNotFoundError:
+            raise TokenizerError(f"{self._path} is missing; download it with the checkpoint") from None
+        except ValueError as error:
+            raise TokenizerError(str(error)) from None
+        specials = self._specials(spec)
+        nonce = secrets.token_hex(16)
+        # One length, and 'z' only at the front: no secret name can lie across two others.
+        self._secret_of = {text: f"z{nonce}{place:06x}" for place, text in enumerate(specials)}
+        self._plain_of = {secret: text for text, secret in self._secret_of.items()}
+        self._plain_pattern = _any_of(self._secret_of)
+        self._secret_pattern = re.compile(f"z{nonce}[0-9a-f]{{6}}")
+        _rename(spec, self._secret_of)
+        self._backend: Backend = self._run(lambda: Backend.from_str(msgspec.json.encode(spec).decode()))
+        self._run(self._backend.no_truncation)
+        self._run(self._backend.no_padding)
+
+        self.special_texts = {}
+        for text, wanted in specials.items():
+            found = self._backend.token_to_id(self._secret_of[text])
+            if found != wanted:
+                raise TokenizerError(
+                    f"{self._path} gives {text!r} the id {wanted}, but its place in the vocabulary is {found}; "
+                    "number the added tokens without gaps"
+                )
+            self.special_texts[text] = found
+        self.special_ids = frozenset(self.special_texts.values())
+        self._special_text_of = {token_id: text for text, token_id in self.special_texts.items()}
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        if not vocabulary:
+            raise TokenizerError(f"{self._path} has an empty vocabulary; download it again")
+        self.vocab_size = max(vocabulary.values()) + 1
+        self._spelling = byte_spelling(spec.get("decoder"))
+        self._bytes_of: dict[int, bytes] = {}
+        self._read_configs(Path(directory))
+
+    # Text to ids
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """Ids of text from outside: a control token's text in it stays text.
+
+        `add_special_tokens` adds what the file's post-processor adds (a BOS for Llama, nothing for gpt-oss).
+        Raises TokenizerError.
+        """
+        return self._encode(self.without_secrets(text), add_special_tokens)
+
+    def encode_prompt(self, rendered: Rendered) -> list[int]:
+        """Ids of a rendered chat: the template's own control tokens, and everything else as text."""
+        return self._encode(rendered.marked, False)
+
+    def encode_trusted(self, text: str) -> list[int]:
+        """Ids of the server's own text, control tokens recognised. Never for anything a client sent."""
+        return self._encode(self.mark(text), False)
+
+    def mark(self, text: str) -> str:
+        """The server's own text with control tokens under their secret names."""
+        return self._plain_pattern.sub(lambda found: self._secret_of[found[0]], text)
+
+    def unmark(self, text: str) -> str:
+        """`text` with control tokens under their plain names again."""
+        return self._secret_pattern.sub(lambda found: self._plain_of.get(found[0], ""), text)
+
+    @property
+    def secret_names(self) -> Mapping[str, str]:
+        """Control token's text to its secret name; for the template's compiler alone."""
+        return self._secret_of
+
+    def without_secrets(self, text: str) -> str:
+        """`text` from outside, with secret names cut out."""
+        # Nobody outside knows the secret; should it ever leak, this still keeps the promise.
+        return self._secret_pattern.sub("", text)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        if not text.isascii():  # lone surrogates, which JSON lets through, are not Unicode text
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return self._run(lambda: self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    # Ids to text
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Never raises: an id outside the vocabulary, and bytes that are no UTF-8, give U+FFFD."""
+        if skip_special_tokens:
+            ids = [token_id for token_id in ids if token_id not in self.special_ids]
+        if self._spelling is None:
+            return self._decode_opaque(ids)
+        data = b"".join(map(self.token_bytes, ids))
+        return self.strip_start(data.decode("utf-8", "replace"))
+
+    def strip_start(self, text: str) -> str:
+        """Without the space that sentencepiece puts before a text's first word."""
+        spaces = len(text) - len(text.lstrip(" "))
+        return text[min(spaces, self.start_spaces) :]
+
+    @property
+    def start_spaces(self) -> int:
+        """How many spaces the decoder drops at the very start of a text."""
+        return self._spelling.strip_start if self._spelling else 0
+
+    @property
+    def decodes_bytes(self) -> bool:
+        """A text's bytes are its tokens' bytes in a row; else tokens change with their neighbours (WordPiece …)."""
+        return self._spelling is not None
+
+    def token_text(self, token_id: int) -> str:
+        """One token as text, control tokens by name; parts of characters give U+FFFD."""
+        return self.token_bytes(token_id).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes of one token; U+FFFD's for an id outside the vocabulary."""
+        data = self._bytes_of.get(token_id)
+        if data is None:
+            data = self._spell(token_id)
+            if 0 <= token_id < self.vocab_size:  # so the table stays as small as the vocabulary
+                self._bytes_of[token_id] = data
+        return data
+
+    def _spell(self, token_id: int) -> bytes:
+        if token_id in self._special_text_of:
+            return self._special_text_of[token_id].encode()
+        token = self._backend.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
+        if token is None:
+            return REPLACEMENT.encode()
+        if self._spelling is None:
+            return self._decode_opaque([token_id]).encode()
+        return self._spelling.to_bytes(token)
+
+    def _decode_opaque(self, ids: Sequence[int]) -> str:
+        parts: list[str] = []
+        run: list[int] = []
+        for token_id in ids:
+            if 0 <= token_id < self.vocab_size and self._backend.id_to_token(token_id) is not None:
+                run.append(token_id)
+                continue
+            parts += self._decode_run(run), REPLACEMENT
+            run = []
+        return "".join([*parts, self._decode_run(run)])
+
+    def _decode_run(self, run: list[int]) -> str:
+        try:
+            return self.unmark(self._run(lambda: self._backend.decode(run, skip_special_tokens=False))) if run else ""
+        except TokenizerError:
+            return REPLACEMENT * len(run)
+
+    # The files
+
+    def _run(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except BaseException as error:
+            # A panic in the Rust library arrives as a BaseException that only its name tells from a real exit.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise TokenizerError(f"{self._path} is not a usable tokenizer: {self.unmark(reason)}") from None
+
+    def _specials(self, spec: dict[str, Any]) -> dict[str, int]:
+        """Control tokens of the file: text to id."""
+        found: dict[str, int] = {}
+        added = spec.get("added_tokens") or []
+        try:
+            for token in added:
+                if token["special"] and token["content"]:
+                    found[str(token["content"])] = int(token["id"])
+        except (TypeError, KeyError, ValueError):
+            raise TokenizerError(f"{self._path}: added_tokens is malformed; download the file again") from None
+        return found
+
+    def _read_configs(self, directory: Path) -> None:
+        try:
+            config = _optional(directory / "tokenizer_config.json")
+            generation = _optional(directory / "generation_config.json")
+        except ValueError as error:
+            raise TokenizerError(str(error)) from None
+        self.special_variables = {}
+        for name in ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"):
+            value = config.get(name)
+            text = value.get("content") if isinstance(value, dict) else value
+            if isinstance(text, str):
+                self.special_variables[name] = text
+        eos = generation.get("eos_token_id")
+        if eos is None:
+            eos = self._backend.token_to_id(self.mark(self.special_variables.get("eos_token", "")))
+        ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        if not all(type(token_id) is int and 0 <= token_id < 1 << 31 for token_id in ids):
+            raise TokenizerError(
+                f"{directory / 'generation_config.json'}: eos_token_id must be one or a list of token ids, got {eos!r}"
+            )
+        self.eos_token_ids = tuple(dict.fromkeys(ids))
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(path, MAX_CONFIG_BYTES)
+    except FileNotFoundError:
+        return {}
+
+
+def _any_of(texts: Mapping[str, str]) -> re.Pattern[str]:
+    """Matches any of `texts`, the longest first; nothing when there is none."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
+
+
+def _rename(spec: dict[str, Any], secret_of: Mapping[str, str]) -> None:
+    """Put secret names in the place of control tokens, in all of tokenizer.json that spells tokens."""
+    for token in spec.get("added_tokens") or []:
+        token["content"] = secret_of.get(token["content"], token["content"])
+    model = spec.get("model")
+    if not isinstance(model, dict):
+        return
+    if model.get("dropout"):
+        model["dropout"] = None  # a training aid: the same text must give the same ids
+    if isinstance(model.get("unk_token"), str):
+        model["unk_token"] = secret_of.get(model["unk_token"], model["unk_token"])
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, dict):
+        renamed = {text for text in secret_of if text in vocabulary}
+        model["vocab"] = {secret_of.get(text, text): token_id for text, token_id in vocabulary.items()}
+        if renamed and isinstance(model.get("merges"), list):
+            # A merge that makes a control token out of text must go with its name.
+            model["merges"] = [pair for pair in model["merges"] if not renamed & _merge_names(pair)]
+    elif isinstance(vocabulary, list):  # Unigram: [text, score] pairs
+        model["vocab"] = [
+            [secret_of.get(pair[0], pair[0]), *pair[1:]] if isinstance(pair, list) and pair else pair
+            for pair in vocabulary
+        ]
+
+
+def _merge_names(pair: Any) -> set[str]:
+    parts = pair.split(" ", 1) if isinstance(pair, str) else pair
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        return set()
+    return {*parts, "".join(parts)}
