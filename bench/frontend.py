@@ -41,7 +41,9 @@ from yardmaster.server.text.template import ChatTemplate
 from yardmaster.server.text.tokenizer import Tokenizer
 
 CONTROL = ("<|endoftext|>", "<|return|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>", "<|call|>")
-TEMPLATE = """{% for message in messages %}<|start|>{{ message.role }}<|message|>{{ message.content }}<|end|>{% endfor %}
+TEMPLATE = """{%- for message in messages %}
+{{- "<|start|>" + message.role + "<|message|>" + message.content + "<|end|>" }}
+{%- endfor %}
 {%- if add_generation_prompt %}<|start|>assistant{% endif %}"""
 MODEL = "free"
 
@@ -117,9 +119,9 @@ async def stream(port: int, tokens: int, interval: float) -> tuple[int, list[flo
             "stream": True,
         }
     )
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
-    writer.write(f"{head}\r\n\r\n{body}".encode())
+    writer.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
     events, late, due, seen = 0, [], None, 0
     while (line := await reader.readline()) != b"data: [DONE]\n":
         now = time.monotonic()

@@ -12,7 +12,7 @@ from enum import IntEnum
 
 SILENCE_SECONDS = 30.0  # a rank beats every second, from a thread of its own, however long its step
 QUIET_SECONDS = 2.5  # once there is trouble, a rank that has been still for so long is taken for its cause
-PATIENCE_SECONDS = 4.0  # how long after the first sign of trouble a better explanation may come
+PATIENCE_SECONDS = 3.0  # how long after the first sign of trouble a better explanation may come
 _SOON_SECONDS = 0.5  # for the words of a rank that left by itself, when the launcher was faster
 _STALL_SECONDS = 5.0
 
@@ -51,7 +51,7 @@ class Health:
     def suspect(self, cause: Cause, reason: str) -> None:
         if self.suspicion is None or cause > self._cause:
             self._cause, self.suspicion = cause, reason
-        wait = 0.0 if cause >= Cause.SAID else PATIENCE_SECONDS if cause is Cause.SYMPTOM else _SOON_SECONDS
+        wait = 0.0 if cause >= Cause.SAID else _SOON_SECONDS if cause is Cause.EXIT_CODE else PATIENCE_SECONDS
         self._verdict_at = min(self._verdict_at, self._clock() + wait)
 
     def verdict(self) -> str | None:
@@ -62,7 +62,7 @@ class Health:
         self._judged = now
         if now >= self._verdict_at and self.suspicion is not None:
             silent = self._silent(now, QUIET_SECONDS)
-            if self._cause is Cause.SYMPTOM and 0 < len(silent) < self._world_size:
+            if self._cause < Cause.EXIT_CODE and 0 < len(silent) < self._world_size:
                 return f"{_names(silent)} died or hung without a word ({self.suspicion})"
             return self.suspicion
         if silent := self._silent(now, SILENCE_SECONDS):

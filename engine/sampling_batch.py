@@ -126,7 +126,7 @@ def _draw(rows: Sequence[SamplingRow], vocab_size: int, device: torch.device | s
         marked = set(cut)
         drawing = cut + [i for i in drawing if i not in marked]
     chosen = [rows[i] for i in drawing]
-    tensors = _ship(
+    rows_N, temperature_N, min_p_N, top_k_N, top_p_N, seed_N, index_N = _ship(
         device,
         np.array(drawing, dtype=np.int64),
         np.array([row.params.temperature for row in chosen], dtype=np.float64),
@@ -138,7 +138,7 @@ def _draw(rows: Sequence[SamplingRow], vocab_size: int, device: torch.device | s
         np.array([row.seed for row in chosen], dtype=np.int64),
         np.array([len(row.output_token_ids) for row in chosen], dtype=np.int64),
     )
-    return Draw(*tensors, num_cut=len(cut))
+    return Draw(rows_N, temperature_N, min_p_N, top_k_N, top_p_N, seed_N, index_N, len(cut))
 
 
 def _ship(device: torch.device | str, *arrays: np.ndarray) -> tuple[torch.Tensor, ...]:

@@ -13,7 +13,6 @@ from typing import Any
 from .. import __version__
 from ..engine.config import MAX_MODEL_LEN, EngineConfig
 from ..engine.scheduler import SchedulerConfig
-from .launch import World, layout
 
 DEMO_NAME = "yardmaster-demo"
 _LIMITS = EngineConfig(model="-").scheduler
@@ -32,6 +31,8 @@ def engine_config(
     **fields: Any,
 ) -> EngineConfig:
     """`fields` are `EngineConfig`'s own. Raises ValueError, naming the flag."""
+    from .launch import World, layout  # here: with its sockets it would make `--help` slow
+
     return EngineConfig(
         model=model,
         parallel=layout(tensor_parallel_size, data_parallel_size, expert_parallel_size, World.of_environment()),

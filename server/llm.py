@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
 
+from ..engine.config import EngineConfig
 from ..engine.messages import TokenLogprob
 from ..engine.sampling_params import SamplingParams
 from ..models.hf_config import load_config
@@ -74,7 +76,17 @@ class LLM:
     ) -> None:
         engine_config("-", **flags)  # what is wrong with the flags is said before anything is fetched
         directory = model_directory(None if model is None else str(model), revision)
-        config = engine_config(str(directory), **flags)
+        self._open(engine_config(str(directory), **flags), progress)
+
+    @classmethod
+    def of(cls, config: EngineConfig, progress: Callable[[str], None]) -> LLM:
+        """The same from a config that is made already."""
+        llm = cls.__new__(cls)
+        llm._open(config, progress)
+        return llm
+
+    def _open(self, config: EngineConfig, progress: Callable[[str], None]) -> None:
+        directory = Path(config.model)
         self._directory = directory
         self._model = load_config(directory)
         self.tokenizer = Tokenizer(directory)
@@ -126,8 +138,8 @@ class LLM:
 
     def stream_chat(
         self, messages: Messages, sampling_params: SamplingParams | None = None, **chat_template_kwargs: Any
-    ) -> Iterator[Piece]:
-        """Answer one conversation piece by piece: `piece.text` and `piece.reasoning`. Closing the iterator aborts it."""
+    ) -> Generator[Piece, None, None]:
+        """Answer one conversation piece by piece (`text`, `reasoning`). Closing the iterator aborts it."""
         (params,) = self._params(sampling_params, 1)
         _, ids = self._render(messages, True, False, chat_template_kwargs)
         return self._engine.stream(self._job(ids, params, self._chat_splitter(ids, params), "messages"))
@@ -138,10 +150,10 @@ class LLM:
         return self._engine.max_model_len
 
     def default_sampling_params(self, **changes: Any) -> SamplingParams:
-        """What the checkpoint's generation_config.json recommends, with `changes`. Raises ValueError."""
+        """What generation_config.json recommends, with `changes`. Raises ValueError, naming the field."""
         from .front import sampling_defaults
 
-        return SamplingParams(**{**sampling_defaults(self._directory), **changes})
+        return msgspec.convert({**sampling_defaults(self._directory), **changes}, SamplingParams, str_keys=True)
 
     def close(self) -> None:
         """Free the model and end its processes. Idempotent."""
@@ -157,9 +169,7 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _params(
-        self, given: SamplingParams | Sequence[SamplingParams] | None, count: int
-    ) -> list[SamplingParams]:
+    def _params(self, given: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
         if given is None:
             given = self.default_sampling_params()
         if isinstance(given, SamplingParams):
@@ -173,7 +183,7 @@ class LLM:
             prompt = prompt["prompt_token_ids"] if "prompt_token_ids" in prompt else prompt.get("prompt", "")
         if isinstance(prompt, str):
             return prompt, self.tokenizer.encode(prompt, add_special_tokens=True)
-        ids = list(prompt)
+        ids: list[Any] = list(prompt)
         if not all(type(token) is int and 0 <= token < self._model.vocab_size for token in ids):
             raise ValueError(f"{name} must be a text or token ids from 0 to {self._model.vocab_size - 1}")
         return None, ids

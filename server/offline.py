@@ -11,7 +11,8 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,11 +79,17 @@ class OfflineEngine:
         """
         return self._wait(self._run(jobs, done))
 
-    def stream(self, job: Job) -> Iterator[Piece]:
+    def stream(self, job: Job) -> Generator[Piece, None, None]:
         """News of one sequence as it comes; closing the iterator aborts it. Raises EngineDead."""
         pieces: queue.SimpleQueue[Piece | BaseException] = queue.SimpleQueue()
         future = asyncio.run_coroutine_threadsafe(self._follow(job, lambda _, piece: pieces.put(piece)), self._loop)
-        future.add_done_callback(lambda f: f.cancelled() or (f.exception() and pieces.put(f.exception())))
+
+        def ended(done: Future[None]) -> None:
+            error = None if done.cancelled() else done.exception()
+            if error is not None:
+                pieces.put(error)
+
+        future.add_done_callback(ended)
         try:
             while True:
                 piece = pieces.get()

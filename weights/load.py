@@ -31,7 +31,7 @@ TORCH_DTYPES = {
     "F64": torch.float64,
 }
 
-CHUNK_BYTES = 32 << 20  # past 8 MB the disk gives no more; below, the calls to `put` begin to show
+CHUNK_BYTES = 8 << 20  # larger ones fall out of the processor's cache between the read and the copy: 1.3 x slower
 SEEK_BYTES = 64 << 10  # a gap shorter than this is read over: the disk fetches it anyway
 NAN_SCALE = 255  # E8M0 has one NaN (OCP Microscaling Formats, 5.4.1)
 

@@ -48,30 +48,29 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = open_regular(path)
+        self._file = open(open_regular(path), "rb", buffering=0)  # noqa: SIM115
         try:
-            self.size = os.fstat(self._descriptor).st_size
+            self.size = os.fstat(self._file.fileno()).st_size
             self.tensors = self._parse_header()
         except BaseException:
             self.close()
             raise
 
     def read(self, start: int, target: memoryview) -> None:
-        """Fill `target` (writable bytes) from byte `start` of the file."""
+        """Fill `target` (writable bytes) from byte `start` of the file. Not for two threads at once."""
         done = 0
-        while done < len(target):
-            try:
-                got = os.preadv(self._descriptor, [target[done:]], start + done)
-            except OSError as e:
-                raise CheckpointError(self.path, f"cannot be read ({e.strerror})", mend="check the disk") from None
-            if got == 0:
-                raise CheckpointError(self.path, "became shorter while it was read", mend=AGAIN)
-            done += got
+        try:
+            self._file.seek(start)
+            while done < len(target):
+                got = self._file.readinto(target[done:])
+                if not got:
+                    raise CheckpointError(self.path, "became shorter while it was read", mend=AGAIN)
+                done += got
+        except OSError as e:
+            raise CheckpointError(self.path, f"cannot be read ({e.strerror})", mend="check the disk") from None
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._file.close()
 
     def __enter__(self) -> SafetensorsFile:
         return self

@@ -162,7 +162,7 @@ def _decoder(code: Code, host: Host, scale: Value) -> Callable[[Value], Value]:
         normal = code.bitcast(
             code.add(code.shl(size, fill(I32, lanes, 22)), fill(I32, lanes, 126 << 23)), vector(F32, lanes)
         )
-        small = code.fmul(code.uitofp(size, vector(F32, lanes)), fill(F32, lanes, 0.5))
+        small = code.fmul(code.sitofp(size, vector(F32, lanes)), fill(F32, lanes, 0.5))
         positive = code.select(code.icmp_unsigned("<", size, fill(I32, lanes, 2)), small, normal)
         sign = code.shl(code.and_(codes, fill(I32, lanes, 8)), fill(I32, lanes, 28))
         bits = code.or_(code.bitcast(positive, vector(I32, lanes)), sign)

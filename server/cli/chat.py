@@ -21,7 +21,7 @@ def chat(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL|URL]",
+            metavar="MODEL|URL",
             help="A directory, OWNER/NAME on the hub, or http://… of a server. Left out: the embedded demo.",
             show_default=False,
         ),

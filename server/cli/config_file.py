@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..text.files import read_regular
 
 MAX_BYTES = 1 << 20
@@ -45,6 +43,8 @@ def _spellings(parameter: Any) -> list[str]:
 
 
 def _read(path: Path) -> dict[Any, Any]:
+    import yaml  # here: `--help` does without
+
     try:
         found = yaml.safe_load(read_regular(path, MAX_BYTES))
     except FileNotFoundError:

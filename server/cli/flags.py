@@ -22,7 +22,7 @@ _LIMITS = _ENGINE.scheduler
 ModelArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help="A checkpoint's directory, or OWNER/NAME on the Hugging Face hub. Left out: the small embedded demo.",
         show_default=False,
     ),
@@ -32,7 +32,7 @@ ModelArgument = Annotated[
 def expand(function: Callable[..., Any]) -> Callable[..., Any]:
     """A typer command in whose signature each parameter of a dataclass type is replaced by the dataclass's fields."""
     hints = get_type_hints(function, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function).parameters.values():
         group = groups.get(parameter.name)
@@ -104,9 +104,7 @@ class EngineFlags:
     ] = None
     gpu_memory_utilization: Annotated[
         float,
-        typer.Option(
-            metavar="SHARE", help="Part of a GPU's memory that the engine may take.", rich_help_panel=MEMORY
-        ),
+        typer.Option(metavar="SHARE", help="Part of a GPU's memory that the engine may take.", rich_help_panel=MEMORY),
     ] = _ENGINE.gpu_memory_utilization
     kv_cache_memory_bytes: Annotated[
         int | None,
@@ -129,8 +127,7 @@ class EngineFlags:
             "--tensor-parallel-size",
             "--tp",
             metavar="RANKS",
-            help="Ranks that share one group's attention.",
-            show_default="1",
+            help="Ranks that share one group's attention; by default 1.",
             rich_help_panel=PARALLEL,
         ),
     ] = None
@@ -140,8 +137,7 @@ class EngineFlags:
             "--data-parallel-size",
             "--dp",
             metavar="GROUPS",
-            help="Groups that serve requests side by side.",
-            show_default="1",
+            help="Groups that serve requests side by side; by default 1.",
             rich_help_panel=PARALLEL,
         ),
     ] = None
@@ -151,8 +147,7 @@ class EngineFlags:
             "--expert-parallel-size",
             "--ep",
             metavar="RANKS",
-            help="Ranks over which the experts are spread.",
-            show_default="all",
+            help="Ranks over which the experts are spread; by default all.",
             rich_help_panel=PARALLEL,
         ),
     ] = None

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from ...engine.sampling_params import SamplingParams
 from .console import note, plain
 from .flags import EngineFlags, ModelArgument, SamplingFlags, existing_file, expand
+
+if TYPE_CHECKING:
+    from ..llm import LLM, RequestResult
 
 _PROMPT_FIELDS = ("prompt", "prompt_token_ids", "messages")
 
@@ -32,7 +36,7 @@ def generate(
     ] = None,
     output_file: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="JSON lines, in the input's order.", show_default="stdout"),
+        typer.Option("--output", "-o", metavar="FILE", help="JSON lines in the input's order; by default to stdout."),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="A text is a user's message, not a beginning.")] = False,
     *,
@@ -44,9 +48,9 @@ def generate(
         raise ValueError("give either --prompt TEXT or --input FILE")
     given = {"max_tokens": 128} | sampling.given()
     if prompt is not None:
-        rows = [{"prompt": prompt}]
-    else:
-        rows = _read(existing_file(input_file, "--input") if input_file else Path())
+        rows: list[dict[str, Any]] = [{"prompt": prompt}]
+    elif input_file is not None:
+        rows = _read(existing_file(input_file, "--input"))
     for row in rows:
         if chat and "prompt" in row:
             row["messages"] = [{"role": "user", "content": row.pop("prompt")}]
@@ -54,9 +58,8 @@ def generate(
 
     from ..llm import LLM
 
-    with LLM.from_config(config, note) as llm:
-        requests = [_request(i, row, llm.default_sampling_params, given) for i, row in enumerate(rows)]
-        results = llm.run_requests(requests)
+    with LLM.of(config, note) as llm:
+        results = _run(llm, rows, given)
     if prompt is not None and output_file is None:
         print(plain(results[0].outputs[0].text))
         return
@@ -88,24 +91,31 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _request(index: int, row: dict[str, Any], defaults: Any, given: dict[str, Any]) -> Any:
-    """Row over flags over the checkpoint's defaults."""
-    import msgspec
+def _run(llm: LLM, rows: list[dict[str, Any]], given: dict[str, Any]) -> list[RequestResult]:
+    """Conversations and texts apart, each all at once. A row's own fields rule over flags, flags over the checkpoint's.
 
-    from ...engine.sampling_params import SamplingParams
+    Fields that are no sampling parameters (ids, notes) are the file's owner's.
+    """
+    params = []
+    for number, row in enumerate(rows, 1):
+        own = {field: row[field] for field in SamplingParams.__struct_fields__ if field in row}
+        try:
+            params.append(llm.default_sampling_params(**given | own))
+        except ValueError as error:
+            raise ValueError(f"prompt {number}: {error}") from None
+    results: dict[int, RequestResult] = {}
+    talks = [i for i, row in enumerate(rows) if "messages" in row]
+    texts = [i for i, row in enumerate(rows) if "messages" not in row]
+    if talks:
+        answers = llm.chat([rows[i]["messages"] for i in talks], [params[i] for i in talks])
+        results |= dict(zip(talks, answers, strict=True))
+    if texts:
+        answers = llm.generate([rows[i] for i in texts], [params[i] for i in texts])
+        results |= dict(zip(texts, answers, strict=True))
+    return [results[i] for i in range(len(rows))]
 
-    name = next(name for name in _PROMPT_FIELDS if name in row)
-    known = {field for field in SamplingParams.__struct_fields__ if field in row}
-    try:
-        own = msgspec.to_builtins(msgspec.convert({field: row[field] for field in known}, SamplingParams))
-    except (msgspec.ValidationError, ValueError) as error:
-        raise ValueError(f"prompt {index + 1}: {error}") from None
-    unknown = row.keys() - known - {name}
-    del unknown  # ids and notes of the file's owner
-    return name, row[name], defaults(**given | own)
 
-
-def _write(file: TextIO, results: list[Any]) -> None:
+def _write(file: TextIO, results: list[RequestResult]) -> None:
     for result in results:
         output = result.outputs[0]
         line = {
@@ -115,4 +125,6 @@ def _write(file: TextIO, results: list[Any]) -> None:
             "prompt_tokens": len(result.prompt_token_ids),
             "completion_tokens": len(output.token_ids),
         }
-        print(json.dumps({key: value for key, value in line.items() if value is not None}, ensure_ascii=False), file=file)
+        print(
+            json.dumps({key: value for key, value in line.items() if value is not None}, ensure_ascii=False), file=file
+        )

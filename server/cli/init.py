@@ -24,7 +24,7 @@ def init(
     dtype: Annotated[str, typer.Option(metavar="bfloat16|float16|float32", help="What weights are in.")] = "bfloat16",
     expert_dtype: Annotated[
         str | None,
-        typer.Option(metavar="mxfp4|DTYPE", help="mxfp4 packs the experts.", show_default="--dtype"),
+        typer.Option(metavar="mxfp4|DTYPE", help="mxfp4 packs the experts; by default as --dtype."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="INT", help="The same seed gives the same bytes.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
@@ -43,8 +43,7 @@ def init(
         str | None,
         typer.Option(
             metavar="PATTERN",
-            help="One letter a layer, s sliding and f full; repeated over the layers.",
-            show_default="sf",
+            help="One letter a layer, s sliding and f full, repeated; by default sf.",
             rich_help_panel=SHAPE,
         ),
     ] = None,

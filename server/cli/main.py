@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The exit code: 0, 1 (it failed), 2 (it was asked wrongly), 130 (Ctrl-C). Never a traceback for the user's slip."""
+    """The exit code: 0, 1 (it failed), 2 (it was asked wrongly), 130 (Ctrl-C). No traceback for a user's slip."""
     try:
         code = app(args=list(arguments), prog_name="yardmaster", standalone_mode=False)
         return code if isinstance(code, int) else 0

@@ -37,6 +37,8 @@ def serve(
         ),
     ] = None,
     log_level: Annotated[str, typer.Option(metavar="|".join(_LEVELS), help="What the server logs.")] = "warning",
+    *,
+    engine: EngineFlags,
     host: Annotated[
         str,
         typer.Option(
@@ -69,14 +71,10 @@ def serve(
     ] = None,
     max_waiting: Annotated[
         int,
-        typer.Option(
-            metavar="INT", help="Requests that may queue, per group; more get a 503.", rich_help_panel=MEMORY
-        ),
+        typer.Option(metavar="INT", help="Requests that may queue, per group; more get a 503.", rich_help_panel=MEMORY),
     ] = EngineConfig(model="-").scheduler.max_waiting,
     # Scripts written for vLLM give it; requests are never logged here.
     disable_log_requests: Annotated[bool, typer.Option("--disable-log-requests", hidden=True)] = False,
-    *,
-    engine: EngineFlags,
 ) -> None:
     """Serve a model behind the OpenAI HTTP API.
 

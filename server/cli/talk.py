@@ -88,7 +88,7 @@ class Local:
         self.name = config.model
         template = {"reasoning_effort"}
         self._variables = {name: value for name, value in fields.items() if name in template}
-        self._llm = LLM.from_config(config, progress)
+        self._llm = LLM.of(config, progress)
         self._params = self._llm.default_sampling_params(
             **{name: value for name, value in fields.items() if name not in template}
         )

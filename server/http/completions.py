@@ -90,7 +90,7 @@ async def _prompts(body: CompletionRequest, service: Service) -> tuple[list[list
                 raise bad_request("prompt: must have at least one token", f"prompt[{at}]" if several else "prompt")
             texts.append(prompt)
         else:
-            encoded = list(prompt)
+            encoded = prompt
             service.check_ids(encoded, f"prompt[{at}]" if several else "prompt")
             texts.append(service.tokenizer.decode(encoded, body.skip_special_tokens is not False) if body.echo else "")
         ids.append(encoded)

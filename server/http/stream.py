@@ -89,7 +89,7 @@ def event(chunk: dict[str, Any]) -> bytes:
 async def unless(work: Coroutine[Any, Any, T], *reasons: asyncio.Future[None]) -> T | None:
     """Await `work`; cancel it and return None as soon as there is a reason to leave off."""
     working = asyncio.ensure_future(work)
-    tasks = (working, *reasons)
+    tasks: list[asyncio.Future[Any]] = [working, *reasons]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None

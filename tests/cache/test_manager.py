@@ -34,7 +34,9 @@ def needed(start: int, count: int, window: int | None, size: int) -> set[int]:
     windows=st.lists(st.sampled_from([None, 2, 3, 4, 7, 16]), min_size=1, max_size=3),
     counts=st.lists(st.one_of(st.just(1), st.integers(1, 30)), min_size=1, max_size=30),
 )
-def test_a_table_holds_what_is_needed_and_grants_tell_it(size: int, windows: list[int | None], counts: list[int]) -> None:
+def test_a_table_holds_what_is_needed_and_grants_tell_it(
+    size: int, windows: list[int | None], counts: list[int]
+) -> None:
     cache = manager(size, *((window, 400) for window in windows))
     shadows: list[dict[int, int]] = [{} for _ in windows]
     start = 0
@@ -126,7 +128,6 @@ def test_fits_is_what_can_run_alone(size: int, window: int | None, pages: int, c
     for count in counts:
         if not cache.fits(start + count):
             break
-        assert cache.has_room(start + count) == (cache.pools[0].used == 0 or cache.has_room(start + count))
         assert cache.extend("a", start, count) is not None
         start += count
     alone, position = manager(size, (window, pages)), 0
@@ -143,7 +144,15 @@ def test_room_usage_and_capacity() -> None:
     assert not cache.fits(41)
     assert cache.usage == 0.0
     cache.extend("a", 0, 9)
-    assert cache.usage == 0.5  # 2 of 4 sliding pages (positions 2 … 8 lie on 3)
+    assert cache.usage == 0.75  # positions 2 … 8 lie on 3 of the 4 sliding pages
+    assert cache.has_room(4)
+    assert not cache.has_room(5)  # the sliding group has one page left, the full one seven
+    cache.release("a")
+    cache.extend("a", 0, 17)
+    assert cache.usage == 0.75
+    cache.extend("b", 0, 4)
+    assert cache.usage == 1.0
+    assert not cache.has_room(1)
     assert manager(4, (8, 4), (4, 3)).tokens_capacity == 12
 
 

@@ -142,7 +142,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
         page_size=st.integers(1, 4),
         groups=st.sampled_from([(None,), (None, 1), (None, 2), (None, 5), (5, None), (None, 4, 7), (3,)]),
-        pages=st.lists(st.integers(1, 14), min_size=3, max_size=3),
+        pages=st.lists(st.one_of(st.integers(1, 5), st.integers(1, 14)), min_size=3, max_size=3),
         max_num_seqs=st.integers(1, 5),
         spare_budget=st.integers(0, 12),
         max_model_len=st.integers(2, 40),

@@ -36,10 +36,7 @@ class CompletionRequest(SamplingFields):
     add_special_tokens: bool | None = True
 
     @property
-    def prompts(self) -> list[str] | list[list[int]]:
+    def prompts(self) -> list[str | list[int]]:
         """As a list of prompts, all texts or all token ids."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return self.prompt  # type: ignore[return-value]
+        alone = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return [self.prompt] if alone else self.prompt  # type: ignore[list-item, return-value]

@@ -164,7 +164,7 @@ def test_streams_side_by_side_do_not_mix(url: str, harmony: Any) -> None:
         text = (
             f"<|channel|>analysis<|message|>r{submit.params.seed}<|end|><|start|>assistant<|channel|>final<|message|>"
         )
-        ids = harmony.ids(text + spoken(submit.params.seed)) + [harmony.eos]
+        ids = [*harmony.ids(text + spoken(submit.params.seed)), harmony.eos]
         while ids:
             size = draw.randrange(1, 4)
             yield draw.choice([0.0, 0.0, 0.002])
