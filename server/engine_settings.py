@@ -33,6 +33,13 @@ def engine_config(
     """`fields` are `EngineConfig`'s own. Raises ValueError, naming the flag."""
     from .launch import World, layout  # here: with its sockets it would make `--help` slow
 
+    for flag, size in (
+        ("--tensor-parallel-size", tensor_parallel_size),
+        ("--data-parallel-size", data_parallel_size),
+        ("--expert-parallel-size", expert_parallel_size),
+    ):
+        if size is not None and size < 1:  # 0 must not pass for "not given"
+            raise ValueError(f"{flag} must be at least 1, got {size}")
     return EngineConfig(
         model=model,
         parallel=layout(tensor_parallel_size, data_parallel_size, expert_parallel_size, World.of_environment()),

@@ -183,7 +183,7 @@ class LLM:
             prompt = prompt["prompt_token_ids"] if "prompt_token_ids" in prompt else prompt.get("prompt", "")
         if isinstance(prompt, str):
             return prompt, self.tokenizer.encode(prompt, add_special_tokens=True)
-        ids: list[Any] = list(prompt)
+        ids: list[Any] = list(prompt) if isinstance(prompt, Sequence) else [None]
         if not all(type(token) is int and 0 <= token < self._model.vocab_size for token in ids):
             raise ValueError(f"{name} must be a text or token ids from 0 to {self._model.vocab_size - 1}")
         return None, ids

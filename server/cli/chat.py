@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import note, plain
+from .console import dim, note, plain
 from .flags import EngineFlags, SamplingFlags, expand
 from .talk import Local, Partner, Remote
 
@@ -120,18 +120,14 @@ class Conversation:
             self._messages.pop()
 
     def _print(self, pieces: Iterator[tuple[str, str]], answer: list[str]) -> None:
-        from rich.console import Console
-
-        console, thinking = Console(highlight=False, soft_wrap=True), False
+        thinking = False
         for reasoning, content in pieces:
             if reasoning and not self._hide:
                 thinking = True
-                console.print(plain(reasoning), end="", markup=False, emoji=False, style="dim")
+                sys.stdout.write(dim(plain(reasoning)))
             if content:
-                if thinking:
-                    console.print("\n")
-                    thinking = False
                 answer.append(content)
-                console.print(plain(content), end="", markup=False, emoji=False)
-            console.file.flush()
-        console.print()
+                sys.stdout.write("\n\n" + plain(content) if thinking else plain(content))
+                thinking = False
+            sys.stdout.flush()
+        print()

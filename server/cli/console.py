@@ -18,6 +18,12 @@ def plain(text: str) -> str:
     return text.translate(UNSAFE)
 
 
+def dim(text: str) -> str:
+    """`text` for stdout, faint where that is a terminal."""
+    faint = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return f"\x1b[2m{text}\x1b[0m" if faint else text
+
+
 def note(line: str) -> None:
     """A line for the person, on stderr."""
     print(line, file=sys.stderr, flush=True)

@@ -78,7 +78,10 @@ def run(arguments: Sequence[str]) -> int:
     except ValueError as error:
         log.debug("refused", exc_info=True)
         return _fail(str(error), 2)
-    except (CommandError, EngineDead, EngineOverloaded, OSError) as error:
+    except OSError as error:
+        log.debug("failed", exc_info=True)
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 1)
+    except (CommandError, EngineDead, EngineOverloaded) as error:
         log.debug("failed", exc_info=True)
         return _fail(str(error), 1)
 

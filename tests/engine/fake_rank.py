@@ -9,14 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from yardmaster.cache.spec import CacheSpec, GroupSpec
 from yardmaster.engine.config import EngineConfig
 from yardmaster.engine.plan import StepPlan
 from yardmaster.engine.step import SamplingRow, StepOutput
 from yardmaster.engine.worker import ADDRESS_VARIABLE, CONFIG_VARIABLE, leave, run_worker
-from yardmaster.parallel.dispatch.base import Counters
 
 VOCABULARY = 50_000
 SLOW_TOKEN = 7  # a prompt that begins with it makes its group's steps slow
@@ -29,6 +26,15 @@ def next_token(tokens: Sequence[int]) -> int:
     for token in tokens:
         state = (state * 31 + token + 1) % VOCABULARY
     return state
+
+
+@dataclass
+class Counters:
+    expert_rows: int = 0
+    dispatch_seconds: float = 0.5
+    combine_seconds: float = 0.25
+    dispatch_bytes: int = 3
+    combine_bytes: int = 5
 
 
 class FakeExecutor:
@@ -88,7 +94,6 @@ def build(config: EngineConfig, mesh: Any, report: Callable[[str], None]) -> Fak
         raise ValueError("model.safetensors: the file is empty; download it again")
     if config.model == "bug":
         raise KeyError("nobody")
-    torch.zeros(1)
     executor = FakeExecutor(mesh)
     return FakeBuilt(executor, CacheSpec(16, (GroupSpec("full", (0,), None, 256),)), executor.counters)
 

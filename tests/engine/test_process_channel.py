@@ -35,9 +35,7 @@ from yardmaster.engine.sampling_params import SamplingParams
 from yardmaster.engine.zmq_client import ZmqEngineClient
 from yardmaster.parallel.layout import ParallelConfig
 
-STATS = EngineStats(
-    running=0, waiting=0, kv_usage=0.0, preemptions=0, steps=0, prompt_tokens=0, generation_tokens=0
-)
+STATS = EngineStats(running=0, waiting=0, kv_usage=0.0, preemptions=0, steps=0, prompt_tokens=0, generation_tokens=0)
 
 
 class Stub:
@@ -172,7 +170,7 @@ def test_a_request_goes_out_and_its_tokens_come_back() -> None:
         assert [output.finish_reason async for output in stream] == ["abort"]
         await world.client.abort("a")
         await world.client.stop()
-        assert await world.got(0, 2) == [Shutdown()]
+        assert await world.got(0) == [Shutdown()]
         assert world.stub.stopped is True
         with pytest.raises(EngineDead):
             await world.client.submit(submit("late"))
@@ -276,7 +274,7 @@ def test_the_launchers_word_beats_the_survivors() -> None:
         agent = RankSocket(world.client._address, "agent")
         agent.send(Failure(0, "rank 0 was killed by SIGKILL"))
         for stream in streams:
-            with pytest.raises(EngineDead, match="^rank 0 was killed by SIGKILL$"):
+            with pytest.raises(EngineDead, match=r"^rank 0 was killed by SIGKILL$"):
                 await asyncio.wait_for(anext(stream), 2)
         agent.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ def load_fake() -> ModuleType:
     spec = importlib.util.spec_from_file_location("yardmaster_fake_rank", path)
     if spec is None or spec.loader is None:
         raise ImportError(path)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 

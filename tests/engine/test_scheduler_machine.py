@@ -8,8 +8,10 @@ that knows no pages, no steps and no other requests.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,16 +25,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from yardmaster.cache.budget import most_pages
 from yardmaster.cache.manager import CacheManager
 from yardmaster.cache.spec import CacheSpec, GroupSpec
 from yardmaster.engine.messages import RequestOutput, Submit, TokenLogprob
-from yardmaster.engine.plan import Share, StepPlan
+from yardmaster.engine.plan import EMPTY, Share, StepPlan
 from yardmaster.engine.request import Request, Status
 from yardmaster.engine.sampling_params import SamplingParams
 from yardmaster.engine.scheduler import QueueFull, Scheduler, SchedulerConfig
 from yardmaster.engine.step import StepOutput
 
-VOCAB = 11
+VOCAB = 43
 EOS = 3
 MAX_WAITING = 6
 
@@ -138,28 +141,26 @@ def oracle(submit: Submit, windows: list[int | None], max_model_len: int) -> tup
             return output, "length", None
 
 
-class SchedulerMachine(RuleBasedStateMachine):
-    @initialize(
-        page_size=st.integers(1, 4),
-        groups=st.sampled_from([(None,), (None, 1), (None, 2), (None, 5), (5, None), (None, 4, 7), (3,)]),
-        pages=st.lists(st.one_of(st.integers(1, 5), st.integers(1, 14)), min_size=3, max_size=3),
-        max_num_seqs=st.integers(1, 5),
-        spare_budget=st.integers(0, 12),
-        max_model_len=st.integers(2, 40),
-    )
-    def build(
+class Yard:
+    """A scheduler, its fake ranks, and every check on what they do. Each verb is one event."""
+
+    def __init__(
         self,
         page_size: int,
-        groups: tuple[int | None, ...],
-        pages: list[int],
+        windows: tuple[int | None, ...],
+        tight: list[int],
         max_num_seqs: int,
         spare_budget: int,
         max_model_len: int,
     ) -> None:
-        self.windows = list(groups)
+        self.windows = list(windows)
+        # Most pools hold one of the longest requests and little else: only then are requests preempted.
         spec = CacheSpec(
             page_size,
-            tuple(GroupSpec(f"g{i}", (i,), window, pages[i]) for i, window in enumerate(groups)),
+            tuple(
+                GroupSpec(f"g{i}", (i,), window, max(1, most_pages(max_model_len, window, page_size) + tight[i]))
+                for i, window in enumerate(windows)
+            ),
         )
         self.config = SchedulerConfig(max_num_seqs, max_num_seqs + spare_budget, max_model_len, MAX_WAITING)
         self.now = 0.0
@@ -170,40 +171,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.plan: StepPlan | None = None
         self.output: StepOutput | None = None
 
-    @rule(
-        length=st.integers(1, 30),
-        max_tokens=st.integers(1, 20),
-        min_tokens=st.integers(0, 4),
-        priority=st.sampled_from([0, 0, 0, 1, -1]),
-        late=st.sampled_from([0.0, 0.0, 2.0]),
-        stop=st.sampled_from([(), (EOS,), (5, 7)]),
-        ignore_eos=st.booleans(),
-        prompt_logprobs=st.sampled_from([None, None, 0, 2]),
-        seed=st.integers(0, 1000),
-    )
-    def add(
-        self,
-        length: int,
-        max_tokens: int,
-        min_tokens: int,
-        priority: int,
-        late: float,
-        stop: tuple[int, ...],
-        ignore_eos: bool,
-        prompt_logprobs: int | None,
-        seed: int,
-    ) -> None:
+    def add(self, prompt: list[int], priority: int, late: float, params: SamplingParams) -> None:
         self.now += 1.0
-        params = SamplingParams(
-            max_tokens=max_tokens,
-            min_tokens=min(min_tokens, max_tokens),
-            stop_token_ids=stop,
-            ignore_eos=ignore_eos,
-            prompt_logprobs=prompt_logprobs,
-        )
         submit = Submit(
             request_id=f"r{len(self.followed)}",
-            prompt_token_ids=[(seed * 7 + i * i) % VOCAB for i in range(length)],
+            prompt_token_ids=prompt,
             params=params,
             eos_token_ids=(EOS,),
             arrival=self.now - late,
@@ -211,7 +183,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         stats = self.scheduler.stats()
         try:
-            self.scheduler.add(Request(submit, seed))
+            self.scheduler.add(Request(submit, 0))
         except QueueFull:
             assert stats.waiting >= MAX_WAITING
         except ValueError:
@@ -231,17 +203,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         most = min(length + submit.params.max_tokens, self.config.max_model_len) - 1
         return all(alone.extend("x", position, 1) is not None for position in range(most))
 
-    @precondition(lambda self: self.live)
-    @rule(data=st.data())
-    def abort(self, data: st.DataObject) -> None:
-        request_id = data.draw(st.sampled_from(self.live))
+    def abort(self, request_id: str) -> None:
         assert self.scheduler.abort(request_id)
         assert not self.scheduler.abort(request_id)
         self.followed[request_id].aborted = True
         self.live.remove(request_id)
 
-    @precondition(lambda self: self.plan is None)
-    @rule()
     def schedule(self) -> None:
         self.now += 1.0
         before = set(self.scheduler._running)
@@ -265,14 +232,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         if plan.shares:
             self.plan = plan
 
-    @precondition(lambda self: self.plan is not None and self.output is None)
-    @rule()
     def execute(self) -> None:
         assert self.plan is not None
         self.output = self.ranks.execute(self.plan)
 
-    @precondition(lambda self: self.output is not None)
-    @rule()
     def advance(self) -> None:
         assert self.plan is not None
         assert self.output is not None
@@ -288,6 +251,16 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.live.remove(output.request_id)
                 self.check(followed)
         self.plan = self.output = None
+
+    def step(self) -> None:
+        """Go on from wherever the step in flight is, to its end."""
+        if self.plan is None:
+            self.schedule()
+        if self.plan is not None:
+            if self.output is None:
+                self.execute()
+            self.advance()
+        self.pages_are_accounted_for()
 
     def check(self, followed: Followed) -> None:
         last = followed.outputs[-1]
@@ -305,10 +278,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert first.queue_seconds > 0
         assert all(output.queue_seconds is None and output.prompt_logprobs is None for output in rest)
 
-    @invariant()
     def pages_are_accounted_for(self) -> None:
-        if not hasattr(self, "scheduler"):
-            return
         cache = self.scheduler.cache
         assert set(cache._tables) == {request.request_id for request in self.scheduler._running}
         for group, pool in enumerate(cache.pools):
@@ -324,20 +294,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         slots = [request.slot for request in self.scheduler._running] + self.scheduler._slots
         assert sorted(slots) == list(range(self.config.max_num_seqs))
 
-    def teardown(self) -> None:
-        if not hasattr(self, "scheduler"):
-            return
-        # The first in order gains a token or more a step and only then may the others lose theirs.
-        for _ in range(20000):
-            if self.plan is not None:
-                if self.output is None:
-                    self.execute()
-                self.advance()
-            if not self.scheduler.has_work:
-                break
-            self.schedule()
-            self.pages_are_accounted_for()
+    def drain(self) -> None:
+        """Every request ends. The first in order gains a token a step, so this many steps are enough."""
+        for _ in range(len(self.live) * self.config.max_model_len + 2):
+            if self.live or self.plan is not None:
+                self.step()
         assert not self.live, "a request does not end"
+        assert self.scheduler.schedule() == EMPTY
         stats = self.scheduler.stats()
         assert (stats.running, stats.waiting, stats.kv_usage) == (0, 0, 0.0)
         assert all(followed.aborted or followed.outputs[-1].finish_reason for followed in self.followed.values())
@@ -346,7 +309,97 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert stats.prompt_tokens == sum(len(f.submit.prompt_token_ids) for f in began)
 
 
-quick = settings(max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PAGE_SIZES = (1, 1, 2, 3, 4)
+WINDOWS = ((None,), (None, 1), (None, 2), (None, 5), (5, None), (None, 4, 7), (3,))
+TIGHT = (0, 0, 1, 2, 5, 20, -3)
+SEQS = (1, 2, 3, 4, 6)
+SPARE_BUDGET = (0, 1, 2, 5, 30)
+MAX_MODEL_LEN = (2, 9, 24, 40, 40)
+STOPS = ((), (EOS,), (5, 7))
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Every order of events that hypothesis thinks of, down to aborts in the middle of a step."""
+
+    yard: Yard
+
+    @initialize(
+        page_size=st.sampled_from(PAGE_SIZES),
+        windows=st.sampled_from(WINDOWS),
+        tight=st.lists(st.sampled_from(TIGHT), min_size=3, max_size=3),
+        max_num_seqs=st.sampled_from(SEQS),
+        spare_budget=st.sampled_from(SPARE_BUDGET),
+        max_model_len=st.sampled_from(MAX_MODEL_LEN),
+    )
+    def build(self, **sizes: Any) -> None:
+        self.yard = Yard(**sizes)
+
+    @rule(
+        prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=30),
+        priority=st.sampled_from([0, 0, 0, 1, -1]),
+        late=st.sampled_from([0.0, 0.0, 2.0]),
+        max_tokens=st.integers(1, 40),
+        min_tokens=st.integers(0, 4),
+        stop=st.sampled_from(STOPS),
+        ignore_eos=st.booleans(),
+        prompt_logprobs=st.sampled_from([None, None, 0, 2]),
+    )
+    def add(
+        self,
+        prompt: list[int],
+        priority: int,
+        late: float,
+        max_tokens: int,
+        min_tokens: int,
+        stop: tuple[int, ...],
+        ignore_eos: bool,
+        prompt_logprobs: int | None,
+    ) -> None:
+        params = SamplingParams(
+            max_tokens=max_tokens,
+            min_tokens=min(min_tokens, max_tokens),
+            stop_token_ids=stop,
+            ignore_eos=ignore_eos,
+            prompt_logprobs=prompt_logprobs,
+        )
+        self.yard.add(prompt, priority, late, params)
+
+    @precondition(lambda self: self.yard.live)
+    @rule(which=st.integers(0, 20))
+    def abort(self, which: int) -> None:
+        self.yard.abort(self.yard.live[which % len(self.yard.live)])
+
+    @precondition(lambda self: self.yard.plan is None)
+    @rule()
+    def schedule(self) -> None:
+        self.yard.schedule()
+
+    @precondition(lambda self: self.yard.plan is not None and self.yard.output is None)
+    @rule()
+    def execute(self) -> None:
+        self.yard.execute()
+
+    @precondition(lambda self: self.yard.output is not None)
+    @rule()
+    def advance(self) -> None:
+        self.yard.advance()
+
+    @rule(steps=st.integers(1, 12))
+    def run_on(self, steps: int) -> None:
+        for _ in range(steps):
+            self.yard.step()
+
+    @invariant()
+    def pages_are_accounted_for(self) -> None:
+        if hasattr(self, "yard"):
+            self.yard.pages_are_accounted_for()
+
+    def teardown(self) -> None:
+        if hasattr(self, "yard"):
+            self.yard.drain()
+
+
+quick = settings(max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = quick
 
@@ -354,3 +407,52 @@ TestSchedulerMachine.settings = quick
 @pytest.mark.slow
 def test_scheduler_machine_long() -> None:
     run_state_machine_as_test(SchedulerMachine, settings=settings(quick, max_examples=2000, stateful_step_count=80))
+
+
+def rush(seed: int) -> int:
+    """One yard under pressure for long; how often it preempted."""
+    rng = random.Random(seed)
+    yard = Yard(
+        page_size=rng.choice(PAGE_SIZES),
+        windows=rng.choice(WINDOWS),
+        tight=rng.choices(TIGHT, k=3),
+        max_num_seqs=rng.choice(SEQS[1:]),
+        spare_budget=rng.choice(SPARE_BUDGET),
+        max_model_len=40,
+    )
+    for _ in range(120):
+        if rng.random() < 0.3:
+            yard.add(
+                rng.choices(range(VOCAB), k=rng.choice([1, 2, 5, rng.randint(1, 30)])),
+                rng.choice([0, 0, 0, 1, -1]),
+                rng.choice([0.0, 0.0, 20.0]),
+                SamplingParams(
+                    max_tokens=rng.choice([rng.randint(4, 20), 40]),
+                    min_tokens=rng.randint(0, 4),
+                    stop_token_ids=rng.choice(STOPS),
+                    ignore_eos=rng.random() < 0.8,
+                    prompt_logprobs=rng.choice([None, None, 0, 2]),
+                ),
+            )
+        if yard.live and rng.random() < 0.03:
+            yard.abort(rng.choice(yard.live))
+        if yard.plan is None:
+            yard.schedule()
+        elif rng.random() < 0.1:
+            continue  # let more happen in the middle of this step
+        else:
+            yard.step()
+    yard.drain()
+    return yard.scheduler.stats().preemptions
+
+
+def test_rush() -> None:
+    start = random.randrange(1 << 32)
+    preemptions = []
+    for seed in range(start, start + 60):
+        try:
+            preemptions.append(rush(seed))
+        except Exception as error:
+            error.add_note(f"reproduce: rush({seed})")
+            raise
+    assert sum(map(bool, preemptions)) >= 10, "the pressure is gone: this test no longer tests preemption"

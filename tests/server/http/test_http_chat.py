@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 
 from yardmaster.engine.messages import RequestOutput, TokenLogprob
+from yardmaster.server.http.choice import HarmonySplitter
+from yardmaster.server.http.prompts import primer
 
 HELLO = [{"role": "user", "content": "hi"}]
 ANSWER = "<|channel|>analysis<|message|>Think é🙂<|end|><|start|>assistant<|channel|>final<|message|>Hello wörld🙂"
 
 
 def post(app: Any, path: str, body: Any, **extra: Any) -> httpx.Response:
-    import anyio
-
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -285,6 +286,18 @@ def test_a_continued_message_stays_in_its_channel(harmony: Any) -> None:
     assert body["choices"][0]["message"]["content"] == " and the rest"
     prompt = harmony.tokenizer.decode(harmony.engine.submitted[0].prompt_token_ids, False)
     assert prompt.endswith("<|channel|>final<|message|>The beginning")
+
+
+def test_a_continued_analysis_is_reasoning(harmony: Any) -> None:
+    prompt = harmony.ids("<|start|>user<|message|>q<|end|><|start|>assistant<|channel|>analysis<|message|>I th")
+    held = primer(harmony.tokenizer, prompt)
+    assert held == harmony.ids("<|channel|>analysis<|message|>I th")
+    splitter = HarmonySplitter(harmony.tokenizer, held)
+    answer = harmony.ids("ink<|end|><|start|>assistant<|channel|>final<|message|>a")
+    said = [splitter.feed([token])[:2] for token in answer]
+    assert ("".join(content for content, _ in said), "".join(thought for _, thought in said)) == ("a", "ink")
+    assert primer(harmony.tokenizer, harmony.ids("<|start|>user<|message|>q<|end|><|start|>assistant")) == []
+    assert primer(harmony.tokenizer, harmony.ids("no message at all")) == []
 
 
 def test_text_parts_and_history(harmony: Any) -> None:

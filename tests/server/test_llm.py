@@ -1,0 +1,233 @@
+"""`LLM` and `yardmaster generate` on a tiny random model: no server, one rank; several in the slow run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import yardmaster
+from yardmaster import LLM, SamplingParams
+from yardmaster.models.random_checkpoint import small_gpt_oss, write_random_checkpoint
+from yardmaster.server.cli import main as cli
+from yardmaster.server.cli.console import plain
+
+FLAGS: dict[str, Any] = {"device": "cpu", "max_model_len": 256, "kv_cache_memory_bytes": 8 << 20, "max_num_seqs": 4}
+GREEDY = SamplingParams(temperature=0, max_tokens=6)
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("llm") / "tiny"
+    shape = {"hidden_size": 32, "num_layers": 2, "head_dim": 16, "num_heads": 4, "expert_width": 32, "num_experts": 4}
+    write_random_checkpoint(directory, small_gpt_oss(vocab_size=512, **shape))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def llm(checkpoint: Path) -> Iterator[LLM]:
+    with LLM(checkpoint, **FLAGS) as model:
+        yield model
+
+
+def test_prompts_in_every_form_and_more_than_run_at_once(llm: LLM) -> None:
+    text = "the yard"
+    ids = llm.tokenizer.encode(text)
+    prompts: list[Any] = [text, ids, {"prompt": text}, {"prompt_token_ids": ids}, "another"] * 2
+    results = llm.generate(prompts, GREEDY, use_tqdm=False)
+    alone = llm.generate(text, GREEDY)[0]
+    assert alone.prompt == text
+    assert alone.prompt_token_ids == ids
+    assert llm.generate(ids, GREEDY)[0].outputs == alone.outputs
+    for prompt, result in zip(prompts, results, strict=True):
+        assert (result.outputs == alone.outputs) == (prompt != "another")
+        output = result.outputs[0]
+        assert output.text == llm.tokenizer.decode(output.token_ids)
+        assert output.finish_reason == "length"
+        assert len(output.token_ids) == 6
+        assert output.logprobs is None
+
+
+def test_one_sampling_params_a_prompt(llm: LLM) -> None:
+    params = [SamplingParams(max_tokens=n, logprobs=2, prompt_logprobs=1, seed=n, ignore_eos=True) for n in (1, 3, 5)]
+    results = llm.generate(["a b c"] * 3, params)
+    for n, result in zip((1, 3, 5), results, strict=True):
+        output = result.outputs[0]
+        assert len(output.token_ids) == n
+        assert output.logprobs is not None
+        assert [entry.token_id for entry in output.logprobs] == output.token_ids
+        assert result.prompt_logprobs is not None
+        assert len(result.prompt_logprobs) == len(result.prompt_token_ids)
+    alone = llm.generate("a b c", params[2])[0].outputs[0]
+    assert alone.token_ids == results[2].outputs[0].token_ids
+
+
+def test_stop_strings_end_an_answer(llm: LLM) -> None:
+    whole = llm.generate("hello", GREEDY)[0].outputs[0].text
+    stop = whole[2:4]
+    output = llm.generate("hello", SamplingParams(temperature=0, max_tokens=6, stop=(stop,)))[0].outputs[0]
+    assert output.text == whole[: whole.index(stop)]
+    assert (output.finish_reason, output.stop_reason) == ("stop", stop)
+
+
+def test_chat_and_its_stream_say_the_same(llm: LLM) -> None:
+    params = SamplingParams(temperature=1, max_tokens=12, seed=3)
+    one, two = llm.chat([HELLO, HELLO], params)
+    assert one.prompt is not None
+    assert one.prompt.endswith("<|start|>user<|message|>hello<|end|><|start|>assistant")
+    assert one.outputs == two.outputs
+    pieces = list(llm.stream_chat(HELLO, params))
+    assert "".join(piece.text for piece in pieces) == one.outputs[0].text
+    assert "".join(piece.reasoning for piece in pieces) == one.outputs[0].reasoning
+    assert pieces[-1].finish_reason == one.outputs[0].finish_reason
+    assert llm.chat(HELLO, params, chat_template_kwargs={"reasoning_effort": "high"})[0].prompt != one.prompt
+
+
+def test_a_stream_that_is_left_early_frees_the_engine(llm: LLM) -> None:
+    for _ in range(FLAGS["max_num_seqs"] + 3):
+        stream = llm.stream_chat(HELLO, SamplingParams(max_tokens=150, ignore_eos=True))
+        next(stream)
+        stream.close()
+    assert llm.generate("after", SamplingParams(max_tokens=6, ignore_eos=True))[0].outputs[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "params", "words"),
+    [
+        ([[512]], GREEDY, r"prompts\[0\] must be a text or token ids from 0 to 511"),
+        (["fine", [-1]], GREEDY, r"prompts\[1\]"),
+        ([["a"]], GREEDY, r"prompts\[0\]"),
+        ([[True]], GREEDY, r"prompts\[0\]"),
+        (["fine", ""], GREEDY, r"prompts\[1\] has 0 tokens"),
+        ([[1] * 256], GREEDY, r"prompts\[0\] has 256 tokens; it may have 1 to 255"),
+        (["a", "b"], [GREEDY], "2 prompts need as many"),
+    ],
+)
+def test_what_cannot_be_served_is_named(llm: LLM, prompts: Any, params: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        llm.generate(prompts, params)
+
+
+def test_nothing_to_do(llm: LLM) -> None:
+    assert llm.generate([], GREEDY) == []
+    assert llm.chat([], GREEDY) == []
+
+
+def test_an_answer_ends_where_the_context_does(llm: LLM) -> None:
+    output = llm.generate([[5] * 250], SamplingParams(max_tokens=100, ignore_eos=True))[0].outputs[0]
+    assert output.finish_reason == "length"
+    assert len(output.token_ids) == 6
+
+
+def test_inside_a_running_event_loop(llm: LLM) -> None:
+    async def main() -> Any:
+        return llm.generate("the yard", GREEDY)
+
+    assert asyncio.run(main())[0].outputs == llm.generate("the yard", GREEDY)[0].outputs
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"dtype": "int3"}, "--dtype"),
+        ({"tensor_parallel_size": 0}, "--tensor-parallel-size"),
+        ({"max_num_seqs": 0}, "--max-num-seqs"),
+        ({"max_model_len": 1 << 22}, "--max-model-len"),
+        ({"kv_cache_memory_bytes": 1000}, "kv-cache-memory-bytes"),
+    ],
+)
+def test_flags_that_cannot_be(checkpoint: Path, flags: dict[str, Any], words: str) -> None:
+    with pytest.raises((ValueError, RuntimeError), match=words):
+        LLM(checkpoint, **{**FLAGS, **flags})
+
+
+def test_a_model_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        LLM(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"config\.json"):
+        LLM(tmp_path)
+    with pytest.raises(TypeError, match="tensor_paralel"):
+        LLM(tmp_path, tensor_paralel=2)
+
+
+def test_close_twice_and_the_package(checkpoint: Path) -> None:
+    assert yardmaster.LLM is LLM
+    assert yardmaster.SamplingParams is SamplingParams
+    model = LLM(str(checkpoint), **FLAGS)
+    model.close()
+    model.close()
+
+
+ENGINE = ["--device", "cpu", "--max-model-len", "256", "--kv-cache-memory-bytes", str(8 << 20)]
+
+
+def test_generate_one_prompt(checkpoint: Path, llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--temperature", "0", "--max-tokens", "6"]
+    assert cli.run(["generate", str(checkpoint), "-p", "the yard", *flags, *ENGINE]) == 0
+    want = llm.generate("the yard", GREEDY)[0].outputs[0].text
+    assert capsys.readouterr().out == plain(want) + "\n"
+
+
+def test_generate_a_file(checkpoint: Path, llm: LLM, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "the yard", "id": 7},
+        {"messages": HELLO, "max_tokens": 3, "temperature": 1.0, "seed": 5},
+        {"prompt_token_ids": [1, 2, 3], "logit_bias": {"9": 100.0}, "max_tokens": 2},
+    ]
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    flags = ["--temperature", "0", "--max-tokens", "6"]
+    assert cli.run(["generate", str(checkpoint), "-i", str(source), "-o", str(target), *flags, *ENGINE]) == 0
+    first, second, third = map(json.loads, target.read_text().splitlines())
+    assert first["text"] == llm.generate("the yard", GREEDY)[0].outputs[0].text
+    chat = llm.chat(HELLO, SamplingParams(max_tokens=3, temperature=1.0, seed=5))[0].outputs[0]
+    assert (second["text"], second["completion_tokens"]) == (chat.text, 3)
+    assert third["text"] == llm.tokenizer.decode([9, 9])
+    assert third["prompt_tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[]", "line 2: must be an object"),
+        ("{}", "line 2: must be an object"),
+        ('{"prompt": "a", "messages": []}', "line 2: must be an object"),
+        ('{"prompt": "a", "temperature": "hot"}', "prompt 2: "),
+        ('{"prompt": "a", "top_p": 7}', "prompt 2: top_p"),
+        ('{"prompt": [9999]}', r"prompts[1]"),
+        ('{"prompt": 7}', r"prompts[1]"),
+    ],
+)
+def test_generate_names_the_bad_line(
+    checkpoint: Path, line: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text(f'{{"prompt": "fine"}}\n{line}\n')
+    assert cli.run(["generate", str(checkpoint), "-i", str(source), *ENGINE]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert words in error
+
+
+def test_the_demo_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for _ in range(2):
+        assert cli.run(["generate", "-p", "hello", "--max-tokens", "2", *ENGINE]) == 0
+    assert capsys.readouterr().err.count("making the demo model") == 1
+    assert [path.name for path in (tmp_path / "yardmaster").iterdir()] == [f"demo-{yardmaster.__version__}"]
+
+
+@pytest.mark.slow
+def test_several_ranks_say_the_same(checkpoint: Path, llm: LLM) -> None:
+    prompts = ["the yard", "another", "more"]
+    want = [result.outputs for result in llm.generate(prompts, GREEDY)]
+    with LLM(checkpoint, tensor_parallel_size=2, data_parallel_size=2, **FLAGS) as several:
+        assert [result.outputs for result in several.generate(prompts, GREEDY)] == want
