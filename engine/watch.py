@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 GRACE_SECONDS = 4.0  # below the launcher's own patience, and well inside the ten seconds a dead rank may cost
 DRAIN_SECONDS = 24.0  # under torchrun, which itself waits for 30: answers may end as long as steps go on
+PARENT_VARIABLE = "YARDMASTER_AGENT_PID"  # the launcher, where it says so: it may be gone before this process looks
 _TICK = 0.5
 _PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
@@ -41,7 +42,7 @@ class Watch:
         self._say = say
         self._front = front
         self._drain = drain
-        self._parent = os.getppid()
+        self._parent = int(os.environ.get(PARENT_VARIABLE) or os.getppid())
         if sys.platform == "linux":  # so that even a stopped process goes; elsewhere this thread alone looks
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         self._done = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..kernels.reference.experts import moe_experts, moe_experts_mxfp4
+from ..kernels.experts import moe_experts, moe_experts_mxfp4
 from ..kernels.reference.mxfp4 import unpack
 from ..weights.slot import PACKED, Put, Slot, into
 from .base import SWIGLU_ALPHA, ExpertShard

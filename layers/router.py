@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..kernels.reference.linear import linear
+from ..kernels.linear import linear
 from ..kernels.reference.routing import route_topk_softmax
 from ..parallel.linear import weight
 from ..weights.slot import Slot, into

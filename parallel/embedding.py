@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..kernels.reference.linear import linear
+from ..kernels.linear import linear
 from ..weights.slot import Slot, into
 from .collectives import Group
 from .layout import split

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..kernels.reference.linear import linear
+from ..kernels.linear import linear
 from ..weights.slot import Slot, into
 from .collectives import Group
 

@@ -24,7 +24,7 @@ from typing import IO, NoReturn, TextIO, cast
 from ..engine.channel import AGENT, RankSocket, shared_secret
 from ..engine.config import EngineConfig
 from ..engine.messages import Failure
-from ..engine.watch import DRAIN_SECONDS, GRACE_SECONDS, ending
+from ..engine.watch import DRAIN_SECONDS, GRACE_SECONDS, PARENT_VARIABLE, ending
 from ..engine.worker import ADDRESS_VARIABLE, CONFIG_VARIABLE, Build, build_model, leave, limit_threads, run_worker
 from ..parallel.layout import ParallelConfig
 
@@ -184,6 +184,7 @@ def _host(name: str) -> str:
 def main(arguments: Sequence[str]) -> int:
     """The agent's process: `launch RANKS ADDRESS COMMAND…`. Tells the front end which rank ended first, and how."""
     ranks, address, *command = arguments
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
     threading.Thread(target=_until_orphaned, name="orphaned", daemon=True).start()
     logging.disable(logging.ERROR)  # what the agent finds out, the front end says
 

@@ -13,7 +13,7 @@ from yardmaster.engine.messages import RequestOutput, Submit, TokenLogprob
 from yardmaster.engine.plan import EMPTY, StepPlan
 from yardmaster.engine.request import Request
 from yardmaster.engine.sampling_params import SamplingParams
-from yardmaster.engine.scheduler import QueueFull, Scheduler, SchedulerConfig
+from yardmaster.engine.scheduler import Draft, QueueFull, Scheduler, SchedulerConfig
 from yardmaster.engine.step import StepOutput
 
 EOS = 2
@@ -139,6 +139,17 @@ def test_preemption_takes_the_last_and_withdraws_its_share() -> None:
     assert spans(plan) == [(0, 5, True), (0, 5, True)]
     assert [output.request_id for output in outputs] == ["b", "c"]
     assert all(output.queue_seconds is None for output in outputs)
+
+
+def test_a_draft_refunds_what_is_withdrawn() -> None:
+    draft = Draft(10)
+    a, b = request("a", 6), request("b", 3)
+    draft.put(a, 6, [])
+    draft.put(b, 3, [])
+    assert draft.budget == 1
+    draft.withdraw(a)
+    draft.withdraw(a)
+    assert (draft.budget, list(draft.shares)) == (7, [b])
 
 
 def test_a_preempted_request_yields_the_same_tokens() -> None:
