@@ -116,6 +116,14 @@ class World:
     def many_nodes(self) -> bool:
         return self.size_here < self.size
 
+    def check(self, parallel: ParallelConfig) -> None:
+        """Raises ValueError, naming the flags, when `parallel` is not of this world's size."""
+        if parallel.world_size != self.size:
+            raise ValueError(
+                f"torchrun started {self.size} ranks, but --tensor-parallel-size {parallel.tp} x --data-parallel-size "
+                f"{parallel.dp} needs {parallel.world_size}: make --nproc-per-node x --nnodes the same"
+            )
+
 
 def layout(tp: int | None, dp: int | None, ep: int | None, world: World | None) -> ParallelConfig:
     """The sizes of the groups: under torchrun they must make up its world, and one left out follows from the other.
@@ -126,11 +134,8 @@ def layout(tp: int | None, dp: int | None, ep: int | None, world: World | None) 
         tp = tp or (world.size // dp if dp and world.size % dp == 0 else 1)
         dp = dp or max(1, world.size // tp)
     parallel = ParallelConfig(tp or 1, dp or 1, ep)
-    if world is not None and parallel.world_size != world.size:
-        raise ValueError(
-            f"torchrun started {world.size} ranks, but --tensor-parallel-size {parallel.tp} x --data-parallel-size "
-            f"{parallel.dp} needs {parallel.world_size}: make --nproc-per-node x --nnodes the same"
-        )
+    if world is not None:
+        world.check(parallel)
     return parallel
 
 
@@ -139,8 +144,9 @@ def join(
 ) -> NoReturn:
     """Be one of torchrun's ranks, and on rank 0 start the front end, which reads `settings`. Ends the process.
 
-    Raises ValueError when the ranks are on several nodes and share no secret.
+    Raises ValueError when there are more or fewer ranks than `config` needs, or several nodes and no shared secret.
     """
+    world.check(config.parallel)
     if world.many_nodes:
         shared_secret()
     limit_threads(config)

@@ -13,7 +13,7 @@ import torch
 from llvmlite import ir
 from llvmlite.ir import Value
 
-from .code import F32, I8, I32, INT, PTR, Code, const, fill, vector
+from .code import F32, I8, I32, INT, PTR, VOID, Code, const, fill, vector
 from .host import Host, Program, host
 from .tile import BLOCK, Dense, Mxfp4, Weight, emit_product
 
@@ -39,10 +39,8 @@ def program(dtype: torch.dtype, target: Host | None = None) -> Program:
     if target is None:
         raise RuntimeError("this processor has no kernels of ours; see kernels/cpu/host.py")
     weight: Weight = Mxfp4() if dtype == torch.uint8 else Dense(dtype)
-    packed = dtype == torch.uint8
-    module = ir.Module()
-    product = emit_product(module, target, weight)
-    activate = _emit_activate(module, target, packed)
+    packed, module = dtype == torch.uint8, ir.Module()
+    product, activate = emit_product(module, target, weight), _emit_activate(module, target, packed)
     phases = [_emit_up(module, weight, product, activate, packed), _emit_down(module, weight, product)]
     if packed:
         phases.insert(0, _emit_split(module))
@@ -57,10 +55,8 @@ class _Work(Code):
     """A function over the caller's arguments, which are read by name."""
 
     def __init__(self, module: ir.Module, name: str) -> None:
-        if name == "entry":
-            super().__init__(module, name, [PTR, I32], INT)
-        else:
-            super().__init__(module, name, [PTR])
+        kinds, result = ([PTR, I32], INT) if name == "entry" else ([PTR], VOID)
+        super().__init__(module, name, kinds, result)
 
     def address(self, name: str) -> Value:
         return self.at(self.arguments[0], const(_ARGUMENTS.index(name)), INT)
@@ -151,8 +147,8 @@ def _emit_up(module: ir.Module, weight: Weight, product: Code, activate: Code, p
 
 def _emit_down(module: ir.Module, weight: Weight, product: Code) -> _Work:
     code = _Work(module, "down")
-    inner, hidden, stride = code.read("inner"), code.read("hidden"), code.read("width_stride")
-    width, out = code.read("width"), code.read("out")
+    names = "inner", "hidden", "width_stride", "width", "out"
+    inner, hidden, stride, width, out = (code.read(name) for name in names)
 
     def turn(first: Value, rows: Value, low: Value, count: Value, places: list[Value]) -> None:
         x_here = code.at(hidden, code.mul(first, stride), F32)

@@ -72,8 +72,15 @@ def test_ranks_share_the_cores() -> None:
 
 @pytest.mark.parametrize(
     ("tp", "dp", "size", "expected"),
-    [(None, None, None, (1, 1)), (2, None, None, (2, 1)), (None, 3, None, (1, 3))]
-    + [(None, None, 4, (1, 4)), (2, None, 8, (2, 4)), (None, 2, 8, (4, 2)), (2, 2, 4, (2, 2))],
+    [
+        (None, None, None, (1, 1)),
+        (2, None, None, (2, 1)),
+        (None, 3, None, (1, 3)),
+        (None, None, 4, (1, 4)),
+        (2, None, 8, (2, 4)),
+        (None, 2, 8, (4, 2)),
+        (2, 2, 4, (2, 2)),
+    ],
 )
 def test_sizes_left_out_follow_from_torchruns_world(
     tp: int | None, dp: int | None, size: int | None, expected: tuple[int, int]

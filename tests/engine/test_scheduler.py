@@ -141,6 +141,24 @@ def test_preemption_takes_the_last_and_withdraws_its_share() -> None:
     assert all(output.queue_seconds is None for output in outputs)
 
 
+def test_several_requests_with_several_pending_tokens() -> None:
+    def pair(pages: int, budget: int) -> Scheduler:
+        sched = scheduler(pages=pages, budget=budget)
+        for name in "ab":
+            sched.add(request(name, 3, max_tokens=9))
+        step(sched)
+        for one in sched._running:  # as one that guesses tokens ahead would
+            one.output += [9] * 8
+            one.num_tokens += 8
+        return sched
+
+    sched = pair(pages=100, budget=9)
+    assert spans(sched.schedule()) == [(3, 9, True)]  # the first takes all of the budget
+    sched = pair(pages=3, budget=12)
+    assert spans(sched.schedule()) == [(3, 9, True)]  # here the last page: the second is preempted before its turn
+    assert [one.request_id for one in sched._waiting] == ["b"]
+
+
 def test_a_draft_refunds_what_is_withdrawn() -> None:
     draft = Draft(10)
     a, b = request("a", 6), request("b", 3)

@@ -121,13 +121,13 @@ def test_penalty_matches_transformers_and_the_openai_formula() -> None:
     want = RepetitionPenaltyLogitsProcessor(1.7)(tokens, logits.clone())
     rows, ids = zip(*[(i, t) for i, line in enumerate(tokens.tolist()) for t in set(line)], strict=True)
     counts = [tokens[i].tolist().count(t) for i, t in zip(rows, ids, strict=True)]
-    flat = [torch.tensor(x) for x in (rows, ids, counts)]
+    rows_P, ids_P, count_P = (torch.tensor(x) for x in (rows, ids, counts))
     one, none = torch.full((3,), 1.7), torch.zeros(3)
     got = logits.clone()
-    sampling.penalize(got, *flat, one, none, none)
+    sampling.penalize(got, rows_P, ids_P, count_P, one, none, none)
     torch.testing.assert_close(got, want)
     frequency, presence = torch.tensor([0.5, 0.0, -2.0]), torch.tensor([0.0, 1.5, 0.25])
-    sampling.penalize(got, *flat, torch.ones(3), frequency, presence)
+    sampling.penalize(got, rows_P, ids_P, count_P, torch.ones(3), frequency, presence)
     for row, token, count in zip(rows, ids, counts, strict=True):
         want[row, token] -= frequency[row] * count + presence[row]
     torch.testing.assert_close(got, want)

@@ -77,12 +77,13 @@ class _Handler(BaseHTTPRequestHandler):
         for i, word in enumerate(self.server.words):
             if i:
                 time.sleep(self.server.delay)
-            choice: dict[str, Any] = {"delta": {"content": word}} if chat else {"text": word}
+            choice: Any = {"delta": {"content": word}} if chat else {"text": word}
             self._event({"choices": [choice | {"finish_reason": None}]})
             if cut:
                 return
-        self._event({"choices": [({"delta": {}} if chat else {"text": ""}) | {"finish_reason": "length"}]})
-        prompt = body.get("prompt", body.get("messages"))
+        last: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+        self._event({"choices": [last | {"finish_reason": "length"}]})
+        prompt = body["messages"] if chat else body["prompt"]
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(self.server.words)}
         self._event({"choices": [], "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")

@@ -34,7 +34,12 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) ->
 def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """`served(*flags)` runs `serve` up to the front end: (EngineConfig, HttpConfig)."""
     seen: list[tuple[EngineConfig, HttpConfig]] = []
-    monkeypatch.setattr(front, "serve", lambda engine, http: seen.append((engine, http)) or 0)
+
+    def record(engine: EngineConfig, http: HttpConfig) -> int:
+        seen.append((engine, http))
+        return 0
+
+    monkeypatch.setattr(front, "serve", record)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("RANK", "WORLD_SIZE", "YARDMASTER_API_KEY"):
         monkeypatch.delenv(name, raising=False)
@@ -49,11 +54,11 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--version"]) == 0
     assert capsys.readouterr().out == f"yardmaster {__version__}\n"
-    for arguments in ([], ["--help"], ["-h"]):
-        assert cli.run(arguments) == 0
+    for flag in ([], ["--help"], ["-h"]):
+        assert cli.run(flag) == 0
         out = capsys.readouterr().out
-        for command in ("serve", "chat", "generate", "download", "init", "bench"):
-            assert command in out
+        for name in ("serve", "chat", "generate", "download", "init", "bench"):
+            assert name in out
     for command in (["serve"], ["chat"], ["play"], ["generate"], ["download"], ["init"], ["bench"], ["bench", "serve"]):
         assert cli.run([*command, "--help"]) == 0
         assert "Usage: yardmaster" in capsys.readouterr().out
