@@ -107,13 +107,13 @@ def _make(directory: Path) -> Path:
 def _yardmaster(args: argparse.Namespace) -> dict[str, float]:
     import torch
 
+    from ..cache.manager import CacheManager
     from ..engine.build import build_executor
     from ..engine.config import EngineConfig
     from ..engine.messages import Submit
     from ..engine.request import Request
     from ..engine.sampling_params import SamplingParams
     from ..engine.scheduler import Scheduler, SchedulerConfig
-    from ..cache.manager import CacheManager
     from ..parallel.mesh import Mesh
 
     torch.set_num_threads(args.threads)

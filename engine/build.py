@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..cache.spec import CacheSpec, GroupSpec
 from ..cache.store import KVStore, page_bytes
 from ..experts.base import ExpertShard, ExpertStore
 from ..experts.resident import PackedExperts, ResidentExperts
+from ..kernels.cpu.host import available
 from ..models.config import ModelConfig
 from ..models.gpt_oss import SLIDING, GptOss
 from ..models.hf_config import load_config
@@ -30,6 +32,7 @@ from .runner import ModelRunner
 from .step_builder import StepBuilder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PROGRESS_SECONDS = 2.0
 LEAST_MODEL_LEN = 256  # below this a cache is of no use; a shorter --max-model-len may still ask for it
 
 
@@ -80,11 +83,15 @@ def build_executor(config: EngineConfig, mesh: Mesh, report: Callable[[str], Non
 
     model = make.model(mesh.device)
     _fill(model, path, config, report)
+    if make.compiled:
+        from ..kernels.cpu.warm import warm  # needs llvmlite, which `available` has found
+
+        report(f"CPU kernels compiled in {warm(experts=[torch.uint8] if packed else []):.1f} s")
     builder = StepBuilder(
         spec, max_num_seqs=config.scheduler.max_num_seqs, max_model_len=max_model_len, device=mesh.device
     )
     executor = ModelRunner(model, store, builder, leader=mesh.leader)
-    load_of = ExpertLoad([block.moe for block in model.blocks])
+    load_of = ExpertLoad(model.moes())
     return BuiltEngine(executor, spec, max_model_len, kv_tokens, lines, make.dispatcher.counters, load_of)
 
 
@@ -116,6 +123,11 @@ class _ModelMaker:
     def __post_init__(self) -> None:
         self.dispatcher = build_dispatcher(self.mesh, self.config.num_experts)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether our compiled CPU kernels run here: they read weights as stored, so nothing is widened to float32."""
+        return self.mesh.device.type == "cpu" and self.dtype == torch.float32 and available()
+
     def model(self, device: torch.device) -> GptOss:
         return GptOss(
             self.config,
@@ -123,6 +135,7 @@ class _ModelMaker:
             lambda layer: self._experts(device),
             self.dispatcher,
             dtype=self.dtype,
+            weight_dtype=DTYPES[self.config.torch_dtype] if self.compiled else self.dtype,
             device=device,
         )
 
@@ -187,9 +200,7 @@ def cache_spec(
         except ValueError:
             longest = longest // 2
     counts = pages(longest)
-    groups = [
-        GroupSpec(name, layers[name], window, count) for (name, window), count in zip(kinds, counts, strict=True)
-    ]
+    groups = [GroupSpec(name, layers[name], window, count) for (name, window), count in zip(kinds, counts, strict=True)]
     return CacheSpec(size, tuple(groups)), longest
 
 
@@ -198,13 +209,13 @@ def _fill(model: GptOss, path: Path, config: EngineConfig, report: Callable[[str
     if config.load_format == "dummy":
         dummy.fill(slots, config.seed)
         return
-    tenth = 0
+    told = time.monotonic()
 
     def progress(done: int, total: int) -> None:
-        nonlocal tenth
-        if total and done * 10 // total > tenth:
-            tenth = done * 10 // total
-            report(f"weights {tenth * 10} %")
+        nonlocal told
+        if time.monotonic() - told > PROGRESS_SECONDS:
+            told = time.monotonic()
+            report(f"weights {done * 100 // max(1, total)} %")
 
     with Checkpoint(path) as checkpoint:
         load(checkpoint, slots, progress=progress)

@@ -17,7 +17,7 @@ class ExpertLoad:
         self._before: list[torch.Tensor | int] = [0] * len(layers)
 
     def imbalance(self) -> list[float]:
-        """By layer: the most rows that one local expert ran over the mean of all. 1 is even; without rows it is 1 too."""
+        """By layer: the most rows that one local expert ran over the mean of all. 1 is even, or no rows."""
         now = [layer.load for layer in self._layers]
         ratios = []
         for load, before in zip(now, self._before, strict=True):

@@ -44,7 +44,8 @@ class ModelRunner:
         if not self.leader:
             return NOTHING
         sampled = self.sampler.sample(logits_SV, sampling_batch(rows, logits_SV.shape[-1], logits_SV.device)).cpu()
-        return StepOutput(sampled.token_ids_B.tolist(), to_logprobs(sampled, rows), prompt_logprobs)
+        broken = frozenset(i for i, bad in enumerate(sampled.broken_B.tolist()) if bad)
+        return StepOutput(sampled.token_ids_B.tolist(), to_logprobs(sampled, rows), prompt_logprobs, broken)
 
     def _score_prompts(self, plan: StepPlan, states_TD: torch.Tensor) -> dict[int, list[TokenLogprob]]:
         """Log-probabilities of the prompt's tokens after each position of the shares that want them, by slot."""

@@ -28,6 +28,7 @@ from .plan import EMPTY, Share, StepPlan
 from .request import NO_SLOT, Request, Status
 from .step import StepOutput
 
+BROKEN = "the model's logits are not finite, or every token was forbidden"
 _order = attrgetter("order")
 
 
@@ -233,17 +234,23 @@ class Scheduler:
                 f"and {len(output.logprobs)} logprobs"
             )
         limit = self.config.max_model_len
-        sampled = zip(output.token_ids, output.logprobs, strict=True)
+        sampled = zip(output.token_ids, output.logprobs, range(tokens), strict=True)
         outputs = []
         finished = False
         for share, request in zip(plan.shares, self._planned, strict=True):
-            token_id, logprob = next(sampled) if share.sample else (0, None)
+            token_id, logprob, place = next(sampled) if share.sample else (0, None, 0)
             if request.status is not Status.RUNNING:
                 continue  # aborted meanwhile
             if share.prompt_logprobs:
                 self._gather(request, share, output)
             request.num_computed = share.start + len(share.token_ids)
             if not share.sample:
+                continue
+            if place in output.broken:
+                request.finish_reason = "error"
+                outputs.append(RequestOutput(request_id=request.request_id, finish_reason="error", error=BROKEN))
+                self._finish(request)
+                finished = True
                 continue
             request.append(token_id, limit)
             if len(request.output) == 1:

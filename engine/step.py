@@ -32,6 +32,7 @@ class StepOutput:
     token_ids: list[int]
     logprobs: list[TokenLogprob | None]
     prompt_logprobs: dict[int, list[TokenLogprob]] = field(default_factory=dict)
+    broken: frozenset[int] = frozenset()  # places in `token_ids` whose logits were no numbers: those requests end
 
 
 class Executor(Protocol):

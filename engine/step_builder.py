@@ -43,7 +43,8 @@ class StepBuilder:
             decodes=len(decodes),
             chunks=[Chunk(int(starts[i]), int(starts[i + 1])) for i in range(len(decodes), len(plan.shares))],
             groups=[
-                self._group(group, table, decodes, chunks) for group, table in zip(self.spec.groups, self._tables, strict=True)
+                self._group(group, table, decodes, chunks)
+                for group, table in zip(self.spec.groups, self._tables, strict=True)
             ],
             logit_rows_S=self._put(rows),
         )

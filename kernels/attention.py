@@ -1,4 +1,4 @@
-"""Attention over the paged cache: the one place where the fast path of a device is chosen. Arguments: reference twin."""
+"""Attention over the paged cache: the door to the fast path of a device. Arguments: the reference twin's."""
 
 from __future__ import annotations
 

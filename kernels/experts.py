@@ -1,4 +1,4 @@
-"""Gated experts on grouped rows: the door to the fastest way of doing it on this device. Twins: reference/experts.py."""
+"""Gated experts on grouped rows: the door to the fast path of a device. Twin: reference/experts.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def moe_experts_mxfp4(rows_RD: torch.Tensor, *args: Any, **options: Any) -> torc
 
 
 def _module(rows_RD: torch.Tensor) -> Any:
-    if rows_RD.device.type == "cpu" and rows_RD.dtype == torch.float32 and available():
+    if rows_RD.device.type == "cpu" and rows_RD.dtype == torch.float32 and not torch.is_grad_enabled() and available():
         from .cpu import experts as cpu
 
         return cpu

@@ -49,9 +49,7 @@ class Attention(nn.Module):
             Part("v_proj", num_kv_heads * head_dim, kv_rows),
         ]
         self.qkv = ColumnLinear(hidden, parts, bias=bias, dtype=dtype, device=device)
-        self.o = RowLinear(
-            "o_proj", num_heads * head_dim, q_rows, hidden, tp, bias=bias, dtype=dtype, device=device
-        )
+        self.o = RowLinear("o_proj", num_heads * head_dim, q_rows, hidden, tp, bias=bias, dtype=dtype, device=device)
         self.sinks = weight(len(self.heads), dtype=torch.float32, device=device) if sinks else None
 
     def forward(

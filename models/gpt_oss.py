@@ -6,6 +6,7 @@ T tokens of a step, D model width, S rows whose logits are wanted, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import nn
@@ -84,8 +85,9 @@ class Block(nn.Module):
 class GptOss(nn.Module):
     """The model of one rank. `forward` and `logits` are collective over the ranks that share it.
 
-    `experts` makes the expert store of a layer; the dispatcher serves all layers. `dtype` is that of activations and
-    of dense weights; norms and sinks are float32 (transformers keeps the norms so too).
+    `experts` makes the expert store of a layer; the dispatcher serves all layers. `dtype` is that of activations,
+    `weight_dtype` that in which dense weights are kept (default: the same). Norms and sinks are float32, as
+    transformers keeps the norms.
     """
 
     def __init__(
@@ -97,20 +99,22 @@ class GptOss(nn.Module):
         *,
         dtype: torch.dtype,
         device: torch.device,
+        weight_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.config, self.dtype = config, dtype
+        stored = weight_dtype or dtype
         self.rope = Rope(config.rope, config.head_dim, device)
-        self.embedding = VocabEmbedding(config.vocab_size, config.hidden_size, mesh.tp, dtype=dtype, device=device)
+        self.embedding = VocabEmbedding(config.vocab_size, config.hidden_size, mesh.tp, dtype=stored, device=device)
         self.blocks = nn.ModuleList(
-            Block(config, layer, mesh, experts(layer), dispatcher, dtype, device) for layer in range(config.num_layers)
+            Block(config, layer, mesh, experts(layer), dispatcher, stored, device) for layer in range(config.num_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, device)
         self.head = VocabHead(
             config.vocab_size,
             config.hidden_size,
             mesh.tp,
-            dtype=dtype,
+            dtype=stored,
             device=device,
             tied=self.embedding if config.tie_word_embeddings else None,
         )
@@ -124,6 +128,13 @@ class GptOss(nn.Module):
             x_TD = block(x_TD, rope, step, step.groups[group_of[layer]], store.keys[layer], store.values[layer])
         return self.norm(x_TD)
 
+    def moes(self) -> list[MoE]:
+        """The layers' mixtures of experts, for those who watch their load."""
+        return [block.moe for block in self._layers()]
+
+    def _layers(self) -> list[Block]:
+        return cast("list[Block]", list(self.blocks))
+
     def logits(self, x_SD: torch.Tensor) -> torch.Tensor:
         """Normed states of chosen rows to logits_SV float32."""
         return self.head(x_SD).float()
@@ -131,6 +142,6 @@ class GptOss(nn.Module):
     def slots(self) -> list[Slot]:
         """Every tensor of the checkpoint and the part of it that this rank keeps."""
         slots = self.embedding.slots("model.embed_tokens.")
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self._layers()):
             slots += block.slots(f"model.layers.{layer}.")
         return [*slots, *self.norm.slots("model.norm."), *self.head.slots("lm_head.")]

@@ -57,9 +57,7 @@ class Settings(msgspec.Struct, frozen=True):
     many_nodes: bool = False
 
 
-def serve(
-    engine: EngineConfig, http: HttpConfig, worker: Sequence[str] = WORKER, build: Build = build_model
-) -> int:
+def serve(engine: EngineConfig, http: HttpConfig, worker: Sequence[str] = WORKER, build: Build = build_model) -> int:
     """Serve a model from this process, or be the rank that torchrun made it (then this ends the process).
 
     Returns the exit code; raises ValueError, one line, for what the user can mend. `worker` and `build` are what a rank

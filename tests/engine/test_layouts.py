@@ -1,6 +1,7 @@
-"""The same requests on every layout of ranks, through the real processes: greedy tokens equal, log-probabilities close."""
+"""The same requests on every layout of ranks, in real processes: equal greedy tokens, close log-probabilities."""
 
 import pytest
+
 from yardmaster import LLM, SamplingParams
 from yardmaster.models.random_checkpoint import small_gpt_oss, write_random_checkpoint
 

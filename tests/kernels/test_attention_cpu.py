@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from yardmaster.kernels.cpu import attention as cpu
 from yardmaster.kernels.reference import attention as reference
 

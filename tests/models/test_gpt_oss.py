@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from transformers import GptOssConfig, GptOssForCausalLM
+
 from yardmaster.cache.manager import CacheManager
 from yardmaster.cache.spec import CacheSpec, GroupSpec
 from yardmaster.cache.store import KVStore
