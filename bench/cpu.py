@@ -162,7 +162,8 @@ def _yardmaster(args: argparse.Namespace) -> dict[str, float]:
 
 def _transformers(args: argparse.Namespace) -> dict[str, float]:
     import torch
-    from transformers import GptOssForCausalLM, Mxfp4Config
+    from transformers import GptOssForCausalLM
+    from transformers.utils.quantization_config import Mxfp4Config
 
     torch.set_num_threads(args.threads)
     model = GptOssForCausalLM.from_pretrained(

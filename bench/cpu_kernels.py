@@ -118,9 +118,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    if not host.available():
+    target = host.host() if host.available() else None
+    if target is None:
         raise SystemExit("the compiled kernels do not run on this machine: see kernels/cpu/host.py")
-    target = host.host()
     compiled = warm((torch.bfloat16, torch.float32), (torch.uint8, torch.bfloat16))
     rate = read_rate()
     print(

@@ -215,6 +215,11 @@ def main(arguments: Sequence[str]) -> int:
         elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        # One look may find several ended, and the first by its clock may be one that only lost the others: a signal
+        # that was not the agent's own tells more.
+        for other, ended in error.failures.items():
+            if ended.exitcode < 0 and ended.exitcode != -signal.SIGTERM:
+                rank, failure = other, ended
         killed = failure.exitcode < 0
         text = f"rank {rank} (process {failure.pid}) {ending(failure.exitcode)}"
         if failure.exitcode == -signal.SIGKILL:

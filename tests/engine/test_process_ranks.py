@@ -80,9 +80,10 @@ def engine(tp: int, dp: int, body: Callable[[Run], Awaitable[None]], model: str 
         with private_address() as address:
             client = ZmqEngineClient(config, address, lambda bound: Agent(config, bound, (sys.executable, str(RANK))))
             run = Run(client)
+            others = psutil.Process().children(recursive=True)  # of other tests' fixtures
             try:
                 await client.start()
-                run.processes = psutil.Process().children(recursive=True)
+                run.processes = [p for p in psutil.Process().children(recursive=True) if p not in others]
                 await body(run)
             finally:
                 await client.stop()
