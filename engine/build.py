@@ -149,6 +149,7 @@ class _ModelMaker:
             columns=mesh.columns(c.expert_width),
             limit=c.swiglu_limit,
             first=mesh.etp.index == 0,
+            alpha=c.swiglu_alpha,
         )
         if self.packed:
             return PackedExperts(shard, dtype=self.dtype, device=device)

@@ -29,6 +29,7 @@ class ExpertShard:
     columns: range
     limit: float  # SwiGLU clamp
     first: bool = True
+    alpha: float = SWIGLU_ALPHA
 
 
 class ExpertStore(Protocol):

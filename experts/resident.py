@@ -12,7 +12,7 @@ from torch import nn
 from ..kernels.experts import moe_experts, moe_experts_mxfp4
 from ..kernels.reference.mxfp4 import unpack
 from ..weights.slot import PACKED, Put, Slot, into
-from .base import SWIGLU_ALPHA, ExpertShard
+from .base import ExpertShard
 
 BLOCK = 32  # values that share an MXFP4 scale
 
@@ -44,7 +44,7 @@ class ResidentExperts(nn.Module):
             self.down,
             self.down_bias if self.shard.first else None,
             limit=self.shard.limit,
-            alpha=SWIGLU_ALPHA,
+            alpha=self.shard.alpha,
         )
 
     def slots(self, prefix: str) -> list[Slot]:
@@ -99,7 +99,7 @@ class PackedExperts(nn.Module):
             self.down_scales,
             self.down_bias if self.shard.first else None,
             limit=self.shard.limit,
-            alpha=SWIGLU_ALPHA,
+            alpha=self.shard.alpha,
         )
 
     def slots(self, prefix: str) -> list[Slot]:
