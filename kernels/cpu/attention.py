@@ -37,11 +37,11 @@ def decode_attention(
         values_BhLd = v_cache[pages].view(batch, -1, kv_heads, width).transpose(1, 2)
         at_BL = first_B[:, None] + torch.arange(low * page_size, low * page_size + keys_BhLd.shape[2])
         unseen_BL = at_BL > positions_B[:, None]
-        # A page may hold what an earlier owner wrote, or NaN that nobody did; weight 0 times NaN would be NaN.
-        values_BhLd.masked_fill_(unseen_BL[:, None, :, None], 0)
-        keys_BhLd.masked_fill_(unseen_BL[:, None, :, None], 0)
         if window is not None:
             unseen_BL |= at_BL <= positions_B[:, None] - window
+        # Before the window and after the position a page may never have been written: weight 0 times NaN is NaN.
+        values_BhLd.masked_fill_(unseen_BL[:, None, :, None], 0)
+        keys_BhLd.masked_fill_(unseen_BL[:, None, :, None], 0)
         bias_BL = torch.zeros(unseen_BL.shape, dtype=q_BHd.dtype).masked_fill_(unseen_BL, float("-inf"))
         part = _Partial(*_flash(q_Bhgd, keys_BhLd, values_BhLd, scale, bias=bias_BL[:, None, None, :]))
         # A row whose keys all lie in other blocks comes back undefined: it must weigh nothing.
