@@ -27,11 +27,12 @@ from yardmaster.kernels.cpu import experts as cpu_experts
 from yardmaster.kernels.cpu import host
 from yardmaster.kernels.cpu.linear import linear
 from yardmaster.kernels.cpu.warm import warm
+from yardmaster.kernels.glu import Glu
 from yardmaster.kernels.reference import experts as reference
 
 ROTATE = 96 << 20  # bytes of weights between two uses of the same ones
 HIDDEN, WIDTH, EXPERTS, TOP = 960, 960, 32, 4
-LIMIT, ALPHA = 7.0, 1.702
+GLU = Glu(7.0, 1.702, 1.0)
 
 
 def rounds(rivals: dict[str, Callable[[int], object]], count: int, layers: dict[str, int]) -> dict[str, float]:
@@ -85,14 +86,13 @@ def bench_experts(tokens: int, count: int) -> tuple[dict[str, float], int]:
         for layer in layers[:2]
     ]
     brain = [tuple(part.bfloat16() if i % 2 == 0 else part for i, part in enumerate(layer)) for layer in dense]
-    chosen = torch.rand(tokens, EXPERTS).topk(TOP).indices.flatten()
-    counts = torch.bincount(chosen, minlength=EXPERTS)
+    chosen = torch.rand(tokens, EXPERTS).topk(TOP).indices
     # Few tokens meet few experts: other ones each time, or the caches would hold them.
-    turned = [counts.roll(TOP * i) for i in range(EXPERTS // TOP)] if tokens < 4 else [counts]
-    x = torch.randn(TOP * tokens, HIDDEN)
+    turned = [(chosen + TOP * i) % EXPERTS for i in range(EXPERTS // TOP)] if tokens < 4 else [chosen]
+    x = torch.randn(tokens, HIDDEN)
 
     def call(run: Callable[..., torch.Tensor], weights: Sequence[tuple[torch.Tensor, ...]]) -> Callable[[int], object]:
-        return lambda i: run(x, turned[i // len(weights)], *weights[i % len(weights)], limit=LIMIT, alpha=ALPHA)
+        return lambda i: run(x, turned[i // len(weights)], *weights[i % len(weights)], GLU)
 
     times = rounds(
         {
@@ -107,7 +107,7 @@ def bench_experts(tokens: int, count: int) -> tuple[dict[str, float], int]:
             "ours mxfp4": len(layers) * len(turned),
         },
     )
-    return times, int((counts > 0).sum())
+    return times, len(chosen.unique())
 
 
 def main() -> None:

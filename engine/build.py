@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..cache.budget import split_budget
+from ..cache.budget import most_pages, split_budget
 from ..cache.spec import CacheSpec, GroupSpec
 from ..cache.store import KVStore, page_bytes
 from ..experts.base import ExpertShard, ExpertStore
@@ -33,6 +33,7 @@ from .step_builder import StepBuilder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROGRESS_SECONDS = 2.0
+CPU_CACHE_BYTES = 4 << 30
 LEAST_MODEL_LEN = 256  # below this a cache is of no use; a shorter --max-model-len may still ask for it
 
 
@@ -147,9 +148,8 @@ class _ModelMaker:
             width=c.expert_width,
             experts=mesh.experts(c.num_experts),
             columns=mesh.columns(c.expert_width),
-            limit=c.swiglu_limit,
+            glu=c.glu,
             first=mesh.etp.index == 0,
-            alpha=c.swiglu_alpha,
         )
         if self.packed:
             return PackedExperts(shard, dtype=self.dtype, device=device)
@@ -162,7 +162,9 @@ def cache_spec(
 ) -> tuple[CacheSpec, int]:
     """Groups and pages that fit into the smallest budget of any rank, and the longest request.
 
-    Without --max-model-len the model's own limit is lowered to what fits. Raises ValueError when nothing does.
+    Without --max-model-len the model's own limit is lowered to what fits. A host's memory is not ours alone: without
+    --kv-cache-memory-bytes a CPU's cache takes CPU_CACHE_BYTES of it at most, or what the longest request needs.
+    Raises ValueError when nothing fits.
     """
     kinds = [("full", None), ("sliding", model.sliding_window)]
     layers = {
@@ -194,6 +196,9 @@ def cache_spec(
         raise ValueError(
             f"--max-model-len {longest} is more than the model's max_position_embeddings {model.max_position}"
         )
+    if mesh.device.type == "cpu" and config.kv_cache_memory_bytes is None:
+        one = sum(most_pages(longest, window, size) * each for window, each in zip(windows, sizes, strict=True))
+        budget = min(budget, max(CPU_CACHE_BYTES, one))
     while config.max_model_len is None and longest > LEAST_MODEL_LEN:
         try:
             pages(longest)

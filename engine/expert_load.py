@@ -14,14 +14,14 @@ class ExpertLoad:
 
     def __init__(self, layers: Sequence[MoE]) -> None:
         self._layers = layers
-        self._before: list[torch.Tensor | int] = [0] * len(layers)
+        self._before: list[torch.Tensor] = [layer.load() for layer in layers]
 
     def imbalance(self) -> list[float]:
         """By layer: the most rows that one local expert ran over the mean of all. 1 is even, or no rows."""
-        now = [layer.load for layer in self._layers]
+        now = [layer.load() for layer in self._layers]
         ratios = []
         for load, before in zip(now, self._before, strict=True):
-            new_e = torch.as_tensor(load - before, dtype=torch.float64).reshape(-1)
+            new_e = (load - before).double()
             mean = float(new_e.mean()) if len(new_e) else 0.0
             ratios.append(float(new_e.max()) / mean if mean > 0 else 1.0)
         self._before = now

@@ -103,7 +103,7 @@ def _run(
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     device = pick_device(config)
     mesh = Mesh.single(device) if layout.world_size == 1 else Mesh.join(layout, device, config.collective_timeout)
-    built = build(config, mesh, lambda line: print(f"[rank {rank}] {line}", file=sys.stderr, flush=True))
+    built = build(config, mesh, _speak if os.environ.get("LOCAL_RANK", "0") == "0" else lambda line: None)
     reporter.counters = lambda: report_of(rank, built)
     ready = Ready(
         rank=rank,
@@ -130,6 +130,11 @@ def _run(
         reporter.send(ready)
         follow(built.executor, control)
     mesh.close()
+
+
+def _speak(line: str) -> None:
+    """To the person who waits for the start: ranks are alike, so the first of a machine speaks for all."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def report_of(rank: int, built: BuiltEngine) -> RankReport:

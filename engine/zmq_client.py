@@ -225,7 +225,8 @@ class ZmqEngineClient:
 
     def _take_ready(self, ready: Ready) -> None:
         self._ready[ready.rank] = ready
-        self._progress(f"rank {ready.rank} is ready ({len(self._ready)} of {self._layout.world_size})")
+        if self._layout.world_size > 1:
+            self._progress(f"rank {ready.rank} is ready ({len(self._ready)} of {self._layout.world_size})")
         if self.ready:
             self._started.set()
 

@@ -1,6 +1,7 @@
 """How rows meet expert weights, wherever those live. An expert store knows its own experts and nothing of ranks.
 
-R rows, D model width, E experts of the model, e of this store, F expert width, f of this store's slice of it.
+M tokens, K experts a token, R pairs of a token and an expert, D model width, E experts of the model, e of this store,
+F expert width, f of this store's slice of it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from typing import Protocol
 
 import torch
 
+from ..kernels.glu import Glu
 from ..weights.slot import Slot
-
-SWIGLU_ALPHA = 1.702  # gpt-oss model card: gate * sigmoid(1.702 * gate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +27,19 @@ class ExpertShard:
     width: int
     experts: range
     columns: range
-    limit: float  # SwiGLU clamp
+    glu: Glu
     first: bool = True
-    alpha: float = SWIGLU_ALPHA
 
 
 class ExpertStore(Protocol):
     """The experts of one layer."""
 
-    def run(self, rows_RD: torch.Tensor, counts_e: torch.Tensor) -> torch.Tensor:
-        """Rows grouped by local expert, counts_e int64 rows of each -> new rows_RD in the same order and dtype."""
+    def run(self, x_MD: torch.Tensor, keys: torch.Tensor, token_R: torch.Tensor | None = None) -> torch.Tensor:
+        """Token m through expert keys[m, k]: a row for every pair, of the shape of `keys`, and D, in x's dtype.
+
+        `keys` int64 are (M, K), or (R,) where `token_R` int64 says whose pair each is. The key e means that the expert
+        is not in this store: that pair's row is unspecified.
+        """
 
     def slots(self, prefix: str) -> list[Slot]:
         """What the checkpoint must bring; `prefix` ends in a dot, e.g. "model.layers.3.mlp.experts."."""

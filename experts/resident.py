@@ -34,17 +34,17 @@ class ResidentExperts(nn.Module):
         if packed_source:
             _check_blocks(shard)
 
-    def run(self, rows_RD: torch.Tensor, counts_e: torch.Tensor) -> torch.Tensor:
-        """Rows grouped by local expert -> new rows_RD, same order and dtype."""
+    def run(self, x_MD: torch.Tensor, keys: torch.Tensor, token_R: torch.Tensor | None = None) -> torch.Tensor:
+        """See `ExpertStore.run`."""
         return moe_experts(
-            rows_RD,
-            counts_e,
+            x_MD,
+            keys,
             self.gate_up,
             self.gate_up_bias,
             self.down,
             self.down_bias if self.shard.first else None,
-            limit=self.shard.limit,
-            alpha=self.shard.alpha,
+            self.shard.glu,
+            token_R,
         )
 
     def slots(self, prefix: str) -> list[Slot]:
@@ -87,19 +87,19 @@ class PackedExperts(nn.Module):
         self.down_scales = _room(e, hidden, f // BLOCK, dtype=byte, device=device)
         self.down_bias = _room(e, hidden, dtype=dtype, device=device)
 
-    def run(self, rows_RD: torch.Tensor, counts_e: torch.Tensor) -> torch.Tensor:
-        """Rows grouped by local expert -> new rows_RD, same order and dtype."""
+    def run(self, x_MD: torch.Tensor, keys: torch.Tensor, token_R: torch.Tensor | None = None) -> torch.Tensor:
+        """See `ExpertStore.run`."""
         return moe_experts_mxfp4(
-            rows_RD,
-            counts_e,
+            x_MD,
+            keys,
             self.gate_up_blocks,
             self.gate_up_scales,
             self.gate_up_bias,
             self.down_blocks,
             self.down_scales,
             self.down_bias if self.shard.first else None,
-            limit=self.shard.limit,
-            alpha=self.shard.alpha,
+            self.shard.glu,
+            token_R,
         )
 
     def slots(self, prefix: str) -> list[Slot]:

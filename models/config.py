@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..kernels.glu import Glu
 from ..layers.rope_config import RopeConfig
 
 __all__ = ["ModelConfig", "RopeConfig"]
@@ -26,8 +27,7 @@ class ModelConfig:
     rope: RopeConfig
     max_position: int
     rms_norm_eps: float
-    swiglu_limit: float
-    swiglu_alpha: float
+    glu: Glu
     attention_bias: bool
     tie_word_embeddings: bool
     quantization: str | None  # "mxfp4" when the experts are stored packed

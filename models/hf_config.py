@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from ..kernels.glu import Glu
 from ..weights.errors import CheckpointError
 from ..weights.strict_json import read_json
 from .config import ModelConfig, RopeConfig
@@ -104,8 +105,11 @@ def _gpt_oss(fields: Fields, vocab_size: int, eos: tuple[int, ...]) -> ModelConf
         rope=_rope(fields, max_position),
         max_position=max_position,
         rms_norm_eps=fields.number("rms_norm_eps", 1e-12, 0.1, default=1e-5),
-        swiglu_limit=fields.number("swiglu_limit", 1e-3, 1e6, default=7.0),
-        swiglu_alpha=fields.number("swiglu_alpha", 1e-3, 1e3, default=1.702),
+        glu=Glu(
+            limit=fields.number("swiglu_limit", 1e-3, 1e6, default=7.0),
+            alpha=fields.number("swiglu_alpha", 1e-3, 1e3, default=1.702),
+            shift=1.0,
+        ),
         attention_bias=fields.boolean("attention_bias", default=True),
         tie_word_embeddings=fields.boolean("tie_word_embeddings", default=False),
         quantization=quantization,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..kernels.glu import Glu
 from ..weights.load import CHUNK_BYTES, TORCH_DTYPES, Progress
 from ..weights.noise import Noise
 from ..weights.tokenizer_writer import special_ids, write_tokenizer
@@ -43,8 +44,7 @@ def small_gpt_oss(**changes: Any) -> ModelConfig:
         "rope": RopeConfig(150000.0, kind="yarn", factor=32.0, truncate=False),
         "max_position": 131072,
         "rms_norm_eps": 1e-5,
-        "swiglu_limit": 7.0,
-        "swiglu_alpha": 1.702,
+        "glu": Glu(7.0, 1.702, 1.0),
         "attention_bias": True,
         "tie_word_embeddings": False,
         "quantization": None,
@@ -186,8 +186,8 @@ def hub_config(config: ModelConfig, *, dtype: str, packed: bool, tokens: dict[st
         "rope_theta": config.rope.theta,
         "router_aux_loss_coef": 0.9,
         "sliding_window": config.sliding_window,
-        "swiglu_alpha": config.swiglu_alpha,
-        "swiglu_limit": config.swiglu_limit,
+        "swiglu_alpha": config.glu.alpha,
+        "swiglu_limit": config.glu.limit,
         "tie_word_embeddings": config.tie_word_embeddings,
         "torch_dtype": dtype,
         "use_cache": True,

@@ -1,7 +1,6 @@
-"""Gated experts on the CPU: rows grouped by expert, weights as stored, dense or MXFP4. Same functions in torch:
+"""Gated experts on the CPU, weights as stored, dense or MXFP4: the twins in ../reference/experts.py have the legend.
 
-../reference/experts.py, whose legend holds here: R rows, e experts, D model width, f expert width, g = 2f (gate and up
-interleaved: gate even, up odd). Only experts that have rows are read.
+Only experts that have rows are read.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..glu import Glu
+from ..reference.permute import group
 from .experts_program import CHUNK, program
 from .host import Program, threads
 from .linear import DTYPES
@@ -18,17 +19,16 @@ from .tile import BLOCK, scale_table
 
 
 def moe_experts(
-    rows_RD: torch.Tensor,
-    counts_e: torch.Tensor,
+    x_MD: torch.Tensor,
+    keys: torch.Tensor,
     gate_up_egD: torch.Tensor,
     gate_up_bias_eg: torch.Tensor | None,
     down_eDf: torch.Tensor,
     down_bias_eD: torch.Tensor | None,
-    *,
-    limit: float,
-    alpha: float,
+    glu: Glu,
+    token_R: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Each expert's rows through its own weights -> new rows_RD, float32. `counts_e` int64 adds up to R.
+    """Weights dense in one of `linear.DTYPES`; float32 in and out, else as the twin.
 
     A row's result depends on nothing but that row and its expert. Raises ValueError for tensors that do not fit.
     """
@@ -38,21 +38,20 @@ def moe_experts(
     _expect("gate_up", gate_up_egD, (experts, gates, inner), gate_up_egD.dtype)
     _expect("down", down_eDf, (experts, inner, gates // 2), gate_up_egD.dtype)
     weights = gate_up_egD, None, gate_up_bias_eg, down_eDf, None, down_bias_eD
-    return run(program(gate_up_egD.dtype), threads(), rows_RD, counts_e, weights, (inner, gates), limit, alpha)
+    return _each(program(gate_up_egD.dtype), x_MD, keys, token_R, weights, (inner, gates), glu)
 
 
 def moe_experts_mxfp4(
-    rows_RD: torch.Tensor,
-    counts_e: torch.Tensor,
+    x_MD: torch.Tensor,
+    keys: torch.Tensor,
     gate_up_blocks: torch.Tensor,
     gate_up_scales: torch.Tensor,
     gate_up_bias_eg: torch.Tensor | None,
     down_blocks: torch.Tensor,
     down_scales: torch.Tensor,
     down_bias_eD: torch.Tensor | None,
-    *,
-    limit: float,
-    alpha: float,
+    glu: Glu,
+    token_R: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The same with packed weights: blocks (e, out, in / 32, 16) and scales (e, out, in / 32), uint8, as stored.
 
@@ -68,7 +67,25 @@ def moe_experts_mxfp4(
     _expect("down_blocks", down_blocks, (experts, inner, width_groups, BLOCK // 2), torch.uint8)
     _expect("down_scales", down_scales, (experts, inner, width_groups), torch.uint8)
     weights = gate_up_blocks, gate_up_scales, gate_up_bias_eg, down_blocks, down_scales, down_bias_eD
-    return run(program(torch.uint8), threads(), rows_RD, counts_e, weights, (inner, gates), limit, alpha)
+    return _each(program(torch.uint8), x_MD, keys, token_R, weights, (inner, gates), glu)
+
+
+def _each(
+    compiled: Program,
+    x_MD: torch.Tensor,
+    keys: torch.Tensor,
+    token_R: torch.Tensor | None,
+    weights: Sequence[torch.Tensor | None],
+    sizes: tuple[int, int],
+    glu: Glu,
+) -> torch.Tensor:
+    """Group the pairs, run the kernel on those that are here, and put each row where its pair stands."""
+    assert weights[0] is not None
+    order_R, counts_e = group(keys.flatten(), len(weights[0]))
+    order_R = order_R[: int(counts_e.sum())]
+    token_R = order_R // max(1, keys.shape[-1]) if token_R is None else token_R.index_select(0, order_R)
+    rows_RD = run(compiled, threads(), x_MD.index_select(0, token_R), counts_e, weights, sizes, glu)
+    return torch.empty(keys.numel(), sizes[0]).index_copy_(0, order_R, rows_RD).view(*keys.shape, sizes[0])
 
 
 def run(
@@ -78,12 +95,11 @@ def run(
     counts_e: torch.Tensor,
     weights: Sequence[torch.Tensor | None],
     sizes: tuple[int, int],
-    limit: float,
-    alpha: float,
+    glu: Glu,
 ) -> torch.Tensor:
-    """A compiled kernel on checked `weights`: gate_up, its scales, its bias, down, its scales, its bias.
+    """A compiled kernel on rows grouped by expert.
 
-    `sizes` are (D, g). Raises ValueError for rows, counts or biases that do not fit.
+    `weights`, checked, are gate_up, its scales, its bias, and the same of down; `sizes` are (D, g). Raises ValueError for rows, counts or biases that do not fit.
     """
     inner, gates = sizes
     rows, experts = rows_RD.shape[0], counts_e.shape[0]
@@ -114,7 +130,7 @@ def run(
             *(0 if weight is None else weight.data_ptr() for weight in weights),
             scale_table().data_ptr(),
             *(rows, experts, inner, width, width_stride),
-            *(_bits(limit), _bits(alpha)),
+            *(_bits(glu.limit), _bits(glu.alpha), _bits(glu.shift)),
         ),
         workers,
     )

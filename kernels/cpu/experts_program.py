@@ -24,7 +24,7 @@ _POINTERS = (
     *("rows", "counts", "out", "list", "split", "gate_up_out", "hidden"),
     *("gate_up", "gate_up_scales", "gate_up_bias", "down", "down_scales", "down_bias", "table"),
 )
-_SIZES = ("num_rows", "num_experts", "inner", "width", "width_stride", "limit", "alpha")
+_SIZES = ("num_rows", "num_experts", "inner", "width", "width_stride", "limit", "alpha", "shift")
 # The caller's array of arguments; the first five are counters, given as 0.
 _ARGUMENTS = ("split_turn", "up_turn", "down_turn", "worker", "active", *_POINTERS, *_SIZES)
 
@@ -132,14 +132,14 @@ def _emit_up(module: ir.Module, weight: Weight, product: Code, activate: Code, p
     thread = code.atomic_rmw("add", code.address("worker"), const(1), "monotonic")
     own = code.mul(thread, code.mul(code.read("num_rows"), const(CHUNK)))
     scratch = code.at(code.read("gate_up_out"), own, F32)
-    limit, alpha = code.read_float("limit"), code.read_float("alpha")
+    rule = [code.read_float(name) for name in ("limit", "alpha", "shift")]
 
     def turn(first: Value, rows: Value, low: Value, count: Value, places: list[Value]) -> None:
         x_here = code.at(x, code.mul(first, inner), F32)
         code.call(product.made, [*places, x_here, scratch, inner, const(CHUNK), inner, count, rows])
         here = code.add(code.mul(first, stride), code.udiv(low, const(2)))
         pairs = code.udiv(count, const(2))
-        code.call(activate.made, [scratch, code.at(hidden, here, F32), stride, pairs, rows, limit, alpha])
+        code.call(activate.made, [scratch, code.at(hidden, here, F32), stride, pairs, rows, *rule])
 
     _each_chunk(code, weight, "gate_up", "up_turn", inner, outs, turn)
     return code
@@ -181,14 +181,14 @@ def _each_chunk(code: _Work, weight: Weight, name: str, counter: str, inner: Val
 
 
 def _emit_activate(module: ir.Module, target: Host, packed: bool) -> Code:
-    """(up + 1) * gate * sigmoid(alpha * gate), clamped, for `pairs` (at most 32) of each row.
+    """(up + shift) * gate * sigmoid(alpha * gate), clamped, for `pairs` (at most 32) of each row.
 
     Whole vectors are computed and written; what lies past `pairs` is never read.
     """
     lanes = target.lanes
-    code = Code(module, "activate", [PTR, PTR, INT, INT, INT, F32, F32])
-    source, hidden, stride, pairs, rows, limit, alpha = code.arguments
-    high, slope = code.splat(limit, lanes), code.splat(alpha, lanes)
+    code = Code(module, "activate", [PTR, PTR, INT, INT, INT, F32, F32, F32])
+    source, hidden, stride, pairs, rows, limit, alpha, shift = code.arguments
+    high, slope, offset = (code.splat(value, lanes) for value in (limit, alpha, shift))
     low = code.fneg(high)
     one = fill(F32, lanes, 1)
 
@@ -203,7 +203,7 @@ def _emit_activate(module: ir.Module, target: Host, packed: bool) -> Code:
             gate = _at_most(code, code.pick(left, right, range(0, 2 * lanes, 2)), high)
             up = _at_least(code, _at_most(code, code.pick(left, right, range(1, 2 * lanes, 2)), high), low)
             decay = _exp(code, code.fneg(code.fmul(slope, gate)))
-            value = code.fmul(code.fadd(up, one), code.fdiv(gate, code.fadd(one, decay)))
+            value = code.fmul(code.fadd(up, offset), code.fdiv(gate, code.fadd(one, decay)))
             if packed:  # the down projection's nibbles want even and odd apart
                 where = code.udiv(i, const(2))
                 for half in (0, 1):

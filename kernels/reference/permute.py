@@ -27,24 +27,35 @@ def ungroup(order_R: torch.Tensor, pairs: int) -> torch.Tensor:
 
 
 def weighted_sum(
-    rows_RD: torch.Tensor, positions_TK: torch.Tensor, weights_TK: torch.Tensor | None = None
+    rows_RD: torch.Tensor, positions_TK: torch.Tensor | None, weights_TK: torch.Tensor | None = None
 ) -> torch.Tensor:
     """y[t] = sum over k of weights[t, k] * rows[positions[t, k]], in the order of k; the position R adds nothing.
 
-    Without weights every slot counts once. Returns y_TD float32, summed in it (float64 for float64 rows).
+    Without positions slot k of token t is row t * K + k. Without weights every slot counts once, and there must be
+    positions. Returns y_TD float32, summed in it (float64 for float64 rows).
     """
+    k = (weights_TK if positions_TK is None else positions_TK).shape[1]  # type: ignore[union-attr]
     total = torch.promote_types(rows_RD.dtype, torch.float32)
-    y_TD = torch.zeros((len(positions_TK), rows_RD.shape[1]), dtype=total, device=rows_RD.device)
+    tokens = len(rows_RD) // max(1, k) if positions_TK is None else len(positions_TK)
+    y_TD = torch.zeros((tokens, rows_RD.shape[1]), dtype=total, device=rows_RD.device)
     if len(rows_RD) == 0:
         return y_TD
-    some_absent = len(rows_RD) < positions_TK.numel()
-    weights = [None] * positions_TK.shape[1] if weights_TK is None else weights_TK.to(total).unsqueeze(-1).unbind(1)
-    for at_T, weight_T1 in zip(positions_TK.t().contiguous(), weights, strict=True):
-        slot_TD = rows_RD.index_select(0, at_T.clamp(max=len(rows_RD) - 1) if some_absent else at_T).to(total)
-        if some_absent:  # filled, not multiplied by 0: an absent slot reads a stranger's row, which may hold infinity
-            slot_TD.masked_fill_((at_T == len(rows_RD)).unsqueeze(-1), 0)
-        if weight_T1 is None:
+    for slot in range(k):
+        if positions_TK is None:
+            slot_TD = rows_RD[slot::k].to(total)
+        else:
+            slot_TD = _rows_or_zero(rows_RD, positions_TK, slot).to(total)
+        if weights_TK is None:
             y_TD.add_(slot_TD)
         else:
-            y_TD.addcmul_(slot_TD, weight_T1)
+            y_TD.addcmul_(slot_TD, weights_TK[:, slot, None].to(total))
     return y_TD
+
+
+def _rows_or_zero(rows_RD: torch.Tensor, positions_TK: torch.Tensor, slot: int) -> torch.Tensor:
+    """Filled with zero, not multiplied by it: an absent slot reads a stranger's row, which may hold infinity."""
+    at_T = positions_TK[:, slot]
+    if len(rows_RD) >= positions_TK.numel():
+        return rows_RD.index_select(0, at_T)
+    slot_TD = rows_RD.index_select(0, at_T.clamp(max=len(rows_RD) - 1))
+    return slot_TD.masked_fill_((at_T == len(rows_RD)).unsqueeze(-1), 0)

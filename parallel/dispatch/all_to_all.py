@@ -1,9 +1,9 @@
 """Dispatch over ranks that share the experts out: exactly the tokens that must travel, each at most once to a rank.
 
 A token goes to every rank that has one of its experts, together with its expert ids and gate weights. The receiver
-groups it by expert, applies the gates, sums its own experts' rows and sends one row back; the sender sums over ranks.
+applies the gates, sums its own experts' rows and sends one row back; the sender sums over ranks.
 
-Shapes as in base.py, and P ranks, S tokens sent (a token counts once a rank), M tokens received, E experts.
+Shapes as in base.py, and P ranks, S tokens sent (a token counts once a rank), E experts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Handle:
     sent: list[int]  # tokens to each rank
     received: list[int]  # tokens from each rank
     home_TJ: torch.Tensor  # where each token's rows come back, in rank order; S for none; J = min(K, P)
-    order_R: torch.Tensor
+    positions_MK: torch.Tensor  # a token's rows among those of this rank's pairs, R for none
     weights_MK: torch.Tensor
     dtype: torch.dtype
 
@@ -58,22 +58,24 @@ class AllToAllDispatcher:
             parcel_MB = self.ep.all_to_all(parcel_TB.index_select(0, token_S), sent, received)
             x_MD, ids_MK, weights_MK = unpack(parcel_MB, x_TD.dtype, ids_TK.shape[1])
 
+            # The pairs that are this rank's, in their old order.
             keys_MK = ids_MK - self.share.start
             away_MK = (keys_MK < 0) | (keys_MK >= len(self.share))
-            order_R, counts_e = group(keys_MK.masked_fill(away_MK, len(self.share)).flatten(), len(self.share), rows)
-            rows_RD = x_MD.index_select(0, order_R // ids_MK.shape[1])
+            pair_R, _ = group(away_MK.flatten().to(torch.int64), 1, rows)
+            keys_R = keys_MK.flatten().index_select(0, pair_R)
+            positions_MK = ungroup(pair_R, keys_MK.numel()).view_as(keys_MK)
 
             away = sum(sent) - sent[self.ep.index]
             self.counters.dispatch_tokens += away
             self.counters.dispatch_bytes += away * parcel_TB.shape[1]
             self.counters.expert_rows += rows
-            return Dispatched(rows_RD, counts_e, _Handle(sent, received, home_TJ, order_R, weights_MK, x_TD.dtype))
+            handle = _Handle(sent, received, home_TJ, positions_MK, weights_MK, x_TD.dtype)
+            return Dispatched(x_MD, keys_R, pair_R // ids_MK.shape[1], handle)
 
-    def combine(self, rows_RD: torch.Tensor, handle: _Handle) -> torch.Tensor:
+    def combine(self, rows: torch.Tensor, handle: _Handle) -> torch.Tensor:
         """As the protocol says; between ranks a token's partial sum travels in x's dtype."""
         with self.counters.combining():
-            positions_MK = ungroup(handle.order_R, handle.weights_MK.numel()).view_as(handle.weights_MK)
-            partial_MD = weighted_sum(rows_RD, positions_MK, handle.weights_MK).to(handle.dtype)
+            partial_MD = weighted_sum(rows, handle.positions_MK, handle.weights_MK).to(handle.dtype)
             partial_SD = self.ep.all_to_all(partial_MD, handle.received, handle.sent)
             back = sum(handle.received) - handle.received[self.ep.index]
             self.counters.combine_bytes += back * partial_MD.element_size() * partial_MD.shape[1]

@@ -1,6 +1,7 @@
 """The border between tokens and experts: rows leave for the ranks that hold their experts, and come back summed.
 
-T tokens of this rank, K experts a token, D model width, e experts of this rank, R rows that arrived for them.
+T tokens of this rank, K experts a token, D model width, M tokens that arrived, e experts of this rank, R pairs of an
+arrived token and one of them.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Dispatched:
-    """What arrived: `rows_RD` grouped by local expert, `counts_e` int64 rows of each, both on the device.
+    """What arrived, each token once, and the pairs that this rank is to run: what `ExpertStore.run` takes.
 
-    `handle` is the way back; it belongs to the dispatcher that made it and is good for one `combine`.
+    `keys` int64 are local experts: (M, K), or (R,) where `token_R` int64 says whose pair each is. `handle` is the way
+    back; it belongs to the dispatcher that made it and is good for one `combine`.
     """
 
-    rows_RD: torch.Tensor
-    counts_e: torch.Tensor
+    x_MD: torch.Tensor
+    keys: torch.Tensor
+    token_R: torch.Tensor | None
     handle: Any
 
 
@@ -65,7 +68,10 @@ class Dispatcher(Protocol):
     counters: Counters
 
     def dispatch(self, x_TD: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor) -> Dispatched:
-        """Send each token of this rank to its experts. ids_TK int64 distinct in a row, weights_TK float32."""
+        """Send each token of this rank to its experts. ids_TK int64 distinct in a row, weights_TK float32.
 
-    def combine(self, rows_RD: torch.Tensor, handle: Any) -> torch.Tensor:
-        """Bring the experts' rows home: y_TD in x's dtype, gate weights applied, summed in float32 in a fixed order."""
+        x_TD may be what comes back: it must stay as it is until `combine`.
+        """
+
+    def combine(self, rows: torch.Tensor, handle: Any) -> torch.Tensor:
+        """Bring the pairs' rows home: y_TD in x's dtype, gate weights applied, summed in float32 in a fixed order."""

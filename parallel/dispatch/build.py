@@ -11,7 +11,7 @@ from .local import LocalDispatcher
 
 def build(mesh: Mesh, num_experts: int) -> Dispatcher:
     """One for all layers of a model with `num_experts` experts a layer."""
-    dispatcher: Dispatcher = LocalDispatcher(num_experts)
+    dispatcher: Dispatcher = LocalDispatcher()
     if mesh.ep.size > 1:
         dispatcher = AllToAllDispatcher(mesh.ep, num_experts, mesh.device)
     if mesh.etp.size > 1:

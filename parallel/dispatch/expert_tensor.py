@@ -5,7 +5,7 @@ Wraps the dispatcher that finds the experts. t tokens of this rank, T of all ran
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,10 +36,10 @@ class ExpertTensorDispatcher:
             everything = unpack(self.etp.all_gather(parcel_tB, sizes), x_tD.dtype, ids_tK.shape[1])
             self.counters.dispatch_bytes += (self.etp.size - 1) * parcel_tB.numel()
         inner = self.inner.dispatch(*everything)
-        return Dispatched(inner.rows_RD, inner.counts_e, _Handle(sizes, inner.handle))
+        return replace(inner, handle=_Handle(sizes, inner.handle))
 
-    def combine(self, rows_RD: torch.Tensor, handle: _Handle) -> torch.Tensor:
-        partial_TD = self.inner.combine(rows_RD, handle.inner)
+    def combine(self, rows: torch.Tensor, handle: _Handle) -> torch.Tensor:
+        partial_TD = self.inner.combine(rows, handle.inner)
         with self.counters.combining():
             away = len(partial_TD) - handle.sizes[self.etp.index]
             self.counters.combine_bytes += away * partial_TD.element_size() * partial_TD.shape[1]

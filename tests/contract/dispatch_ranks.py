@@ -81,31 +81,33 @@ def run(case: Case, mesh: Mesh, layout: ParallelConfig) -> None:
     x, chosen, weights = xs[mesh.rank], ids[mesh.rank], gates[mesh.rank]
 
     def forward() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        poisoned = x.clone()
-        dispatched = dispatcher.dispatch(poisoned, chosen, weights)
-        poisoned.fill_(torch.nan)  # a dispatcher owns what it sends
-        rows, counts = dispatched.rows_RD.clone(), dispatched.counts_e
-        dispatched.rows_RD.fill_(torch.nan)
-        parts = [
-            (torch.tanh(part.double() @ up[e][:, columns]) @ down[e][columns]).to(case.dtype)
-            for e, part in zip(mine, rows.split(counts.tolist()), strict=True)
+        dispatched = dispatcher.dispatch(x, chosen, weights)
+        keys, tokens = dispatched.keys, dispatched.token_R
+        if tokens is None:
+            tokens = torch.arange(len(keys)).repeat_interleave(keys.shape[1]).view_as(keys)
+        here = keys < len(mine)
+        pairs, arrived = [mine[key] for key in keys[here].tolist()], dispatched.x_MD[tokens[here]]
+        rows = torch.full((*keys.shape, HIDDEN), torch.nan, dtype=case.dtype)
+        each = [
+            torch.tanh(x.double() @ up[e][:, columns]) @ down[e][columns] for e, x in zip(pairs, arrived, strict=True)
         ]
-        return dispatcher.combine(torch.cat(parts) if parts else rows, dispatched.handle), rows, counts
+        if each:
+            rows[here] = torch.stack(each).to(case.dtype)
+        return dispatcher.combine(rows, dispatched.handle), pairs, arrived
 
-    y, rows, counts = forward()
+    y, pairs, arrived = forward()
     assert y.dtype == case.dtype
     assert y.shape == x.shape
     want = oracle(case, (up, down), x, chosen, weights)
     close = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}[case.dtype]
     torch.testing.assert_close(y.double(), want, rtol=close, atol=close)
 
-    # What arrived: this rank's experts in order, and for each its tokens by source rank, then by place.
+    # What arrived: the pairs of this rank's experts, by source rank, then by place.
     sources = [r for block in layout.ep_ranks(mesh.rank) for r in layout.etp_ranks(block)]
-    arrived = [xs[r][(ids[r] == e).any(1)] for e in mine for r in sources]
-    assert torch.equal(rows, torch.cat(arrived) if arrived else rows[:0])
-    assert counts.tolist() == [sum(int((ids[r] == e).sum()) for r in sources) for e in mine]
-    assert counts.dtype == torch.int64
-    assert dispatcher.counters.expert_rows == len(rows)
+    wanted = [(e, xs[r][t]) for r in sources for t, row in enumerate(ids[r].tolist()) for e in row if e in mine]
+    assert pairs == [e for e, _ in wanted]
+    assert torch.equal(arrived, torch.stack([token for _, token in wanted]) if wanted else arrived[:0])
+    assert dispatcher.counters.expert_rows == len(pairs)
 
     # What travelled: a token once to each other rank that has any of its experts, and no more.
     shares = [split(case.experts, layout.ep, place) for place in range(layout.ep)]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yardmaster.experts.base import SWIGLU_ALPHA, ExpertShard
+from yardmaster.experts.base import ExpertShard
 from yardmaster.experts.resident import PackedExperts, ResidentExperts
+from yardmaster.kernels.glu import Glu
 from yardmaster.kernels.reference.mxfp4 import unpack
 from yardmaster.parallel.layout import split
 from yardmaster.weights.slot import Slot
 
-E, HIDDEN, LIMIT = 5, 64, 1.25
+E, HIDDEN = 5, 64
+GLU = Glu(1.25, 1.702, 1.0)
 CPU = torch.device("cpu")
 PREFIX = "model.layers.3.mlp.experts."
 
@@ -54,8 +56,8 @@ def oracle(
 ) -> torch.Tensor:
     """Every expert on every token: (T, E, D)."""
     g = torch.einsum("td,egd->teg", x.double(), gate_up) + tensors[PREFIX + "gate_up_proj_bias"].double()
-    gate, up = g[..., 0::2].clamp(max=LIMIT), g[..., 1::2].clamp(-LIMIT, LIMIT)
-    hidden = (up + 1) * gate * torch.sigmoid(SWIGLU_ALPHA * gate)
+    gate, up = g[..., 0::2].clamp(max=GLU.limit), g[..., 1::2].clamp(-GLU.limit, GLU.limit)
+    hidden = (up + 1) * gate * torch.sigmoid(GLU.alpha * gate)
     return torch.einsum("tef,edf->ted", hidden, down) + tensors[PREFIX + "down_proj_bias"].double()
 
 
@@ -90,19 +92,19 @@ def test_the_shards_together_are_the_whole(kind: str, packed: bool, width: int, 
     for i in range(ep):
         for j in range(etp):
             mine = split(E, ep, i)
-            shard = ExpertShard(E, HIDDEN, width, mine, split(width, etp, j, 32), LIMIT, first=j == 0)
+            shard = ExpertShard(E, HIDDEN, width, mine, split(width, etp, j, 32), GLU, first=j == 0)
             store = make(kind, shard, packed)
             load(store.slots(PREFIX), tensors, rows=1 + (i + j) % 3)
-            rows = x.repeat(len(mine), 1)
-            out = store.run(rows, torch.full((len(mine),), len(x)))
+            keys = torch.stack([torch.randperm(len(mine)) for _ in x])  # every token through every expert that is here
+            out = store.run(x, keys)
             assert out.dtype == torch.float32
-            y[:, mine.start : mine.stop] += out.view(len(mine), len(x), HIDDEN).transpose(0, 1).double()
+            y[:, mine.start : mine.stop] += out.gather(1, keys.argsort(1)[..., None].expand_as(out)).double()
     torch.testing.assert_close(y, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("hidden", "width", "name"), [(48, 64, "hidden_size"), (64, 33, "intermediate_size")])
 def test_mxfp4_needs_whole_blocks(hidden: int, width: int, name: str) -> None:
-    shard = ExpertShard(2, hidden, width, range(2), range(width), LIMIT)
+    shard = ExpertShard(2, hidden, width, range(2), range(width), GLU)
     with pytest.raises(ValueError, match=f"{name} in multiples of 32"):
         PackedExperts(shard, dtype=torch.float32, device=CPU)
     with pytest.raises(ValueError, match=f"{name} in multiples of 32"):
@@ -110,7 +112,7 @@ def test_mxfp4_needs_whole_blocks(hidden: int, width: int, name: str) -> None:
 
 
 def test_packed_weights_take_a_quarter_of_bfloat16() -> None:
-    shard = ExpertShard(E, HIDDEN, 96, range(E), range(96), LIMIT)
+    shard = ExpertShard(E, HIDDEN, 96, range(E), range(96), GLU)
     dense = ResidentExperts(shard, dtype=torch.bfloat16, device=CPU, packed_source=True)
     packed = PackedExperts(shard, dtype=torch.bfloat16, device=CPU)
     size = lambda store: sum(p.nbytes for name, p in store.named_parameters() if "bias" not in name)  # noqa: E731

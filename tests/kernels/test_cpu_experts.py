@@ -14,13 +14,14 @@ if not host.available():
 
 from yardmaster.kernels.cpu import experts as cpu
 from yardmaster.kernels.cpu import experts_program
+from yardmaster.kernels.glu import Glu
 
 NATIVE = host.host()
 AVX2 = host.Host("x86-64-v3", "", lanes=8, tokens=2, lookup=False)
 NARROW = host.Host("x86-64-v3", "", lanes=4, tokens=4, lookup=False)
 TARGETS = [NATIVE, AVX2, NARROW] if platform.machine() == "x86_64" else [NATIVE]
 CODES = [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]
-RULE = {"limit": 7.0, "alpha": 1.702}
+GLU = Glu(7.0, 1.702, 1.0)
 COUNTS = ([1], [0, 0, 0], [3, 0, 1, 6], [0, 130, 7, 0, 2])
 
 
@@ -44,6 +45,11 @@ def _oracle(rows, counts, gate_up, gate_up_bias, down, down_bias):  # type: igno
         out.append(hidden @ down[e].double().T + (0 if down_bias is None else down_bias[e].double()))
         start += count
     return torch.cat(out)
+
+
+def _grouped(run, rows, counts, *weights, glu=GLU):  # type: ignore[no-untyped-def]
+    """A public function on rows that stand grouped by expert."""
+    return run(rows, torch.arange(len(counts)).repeat_interleave(counts)[:, None], *weights, glu)[:, 0]
 
 
 def _relative(got: torch.Tensor, want: torch.Tensor) -> float:
@@ -76,7 +82,7 @@ def test_mxfp4_matches_float64(target: host.Host, counts: list[int]) -> None:
     program = experts_program.program(torch.uint8, target)
     for inner, width in ((32, 32), (96, 64), (160, 96)):
         weights, rows = _packed(len(counts), inner, width), torch.randn(sum(counts), inner)
-        got = cpu.run(program, 1 + counts[0] % 2, rows, torch.tensor(counts), weights, (inner, 2 * width), **RULE)
+        got = cpu.run(program, 1 + counts[0] % 2, rows, torch.tensor(counts), weights, (inner, 2 * width), GLU)
         up, up_scales, up_bias, down, down_scales, down_bias = weights
         dense = _unpack(up, up_scales), up_bias, _unpack(down, down_scales), down_bias
         assert _relative(got, _oracle(rows, torch.tensor(counts), *dense)) < 2e-6
@@ -90,7 +96,7 @@ def test_dense_matches_float64(target: host.Host, counts: list[int]) -> None:
     for inner, width in ((1, 1), (7, 5), (33, 17), (160, 97)):
         up, up_bias, down, down_bias = _dense(len(counts), inner, width, torch.bfloat16)
         rows, weights = torch.randn(sum(counts), inner), (up, None, up_bias, down, None, down_bias)
-        got = cpu.run(program, 1 + counts[0] % 2, rows, torch.tensor(counts), weights, (inner, 2 * width), **RULE)
+        got = cpu.run(program, 1 + counts[0] % 2, rows, torch.tensor(counts), weights, (inner, 2 * width), GLU)
         assert _relative(got, _oracle(rows, torch.tensor(counts), up, up_bias, down, down_bias)) < 2e-6
 
 
@@ -100,11 +106,11 @@ def test_public_calls_agree_and_the_down_bias_may_be_missing() -> None:
     packed = _packed(3, 64, 32)
     up, up_scales, up_bias, down, down_scales, down_bias = packed
     dense = _unpack(up, up_scales).float(), up_bias, _unpack(down, down_scales).float()
-    got = cpu.moe_experts_mxfp4(rows, counts, *packed, **RULE)
+    got = _grouped(cpu.moe_experts_mxfp4, rows, counts, *packed)
     want = _oracle(rows, counts, *dense, down_bias)
     assert _relative(got, want) < 2e-6
-    assert _relative(cpu.moe_experts(rows, counts, *dense, down_bias, **RULE), want) < 2e-6
-    bare = cpu.moe_experts_mxfp4(rows, counts, *packed[:5], None, **RULE)
+    assert _relative(_grouped(cpu.moe_experts, rows, counts, *dense, down_bias), want) < 2e-6
+    bare = _grouped(cpu.moe_experts_mxfp4, rows, counts, *packed[:5], None)
     assert _relative(bare, _oracle(rows, counts, *dense, None)) < 2e-6
 
 
@@ -118,17 +124,17 @@ def test_every_code_and_scale_is_exact() -> None:
     up = torch.zeros(1, 64, 1 + (outs - 1) // 32, 16, dtype=torch.uint8)
     up_bias = torch.zeros(1, 64)
     up_bias[0, 10] = 1.0  # the gate of hidden value 5
-    no_decay = {"limit": 7.0, "alpha": 80.0}  # sigmoid(80) is 1 in float32
+    no_decay = Glu(7.0, 80.0, 1.0)  # sigmoid(80) is 1 in float32
     rows, counts = torch.zeros(1, up.shape[2] * 32), torch.tensor([1])
     padded = up.shape[2] * 32
     down = torch.cat((down, torch.zeros(1, padded - outs, 1, 16, dtype=torch.uint8)), 1)
     all_scales = torch.cat((scales, torch.zeros(padded - outs, dtype=torch.long))).to(torch.uint8).view(1, padded, 1)
     up_scales = torch.zeros(1, 64, up.shape[2], dtype=torch.uint8)
-    got = cpu.moe_experts_mxfp4(rows, counts, up, up_scales, up_bias, down, all_scales, None, **no_decay)
+    got = _grouped(cpu.moe_experts_mxfp4, rows, counts, up, up_scales, up_bias, down, all_scales, None, glu=no_decay)
     want = torch.tensor(CODES, dtype=torch.float64)[codes] * torch.exp2(scales.double() - 127)
     assert torch.equal(got[0, :outs].double(), want.float().double())
     all_scales[0, 0, 0] = 255
-    got = cpu.moe_experts_mxfp4(rows, counts, up, up_scales, up_bias, down, all_scales, None, **no_decay)
+    got = _grouped(cpu.moe_experts_mxfp4, rows, counts, up, up_scales, up_bias, down, all_scales, None, glu=no_decay)
     assert got[0, 0].isnan()
 
 
@@ -136,16 +142,16 @@ def test_a_row_is_the_same_alone_and_among_others() -> None:
     packed = _packed(4, 96, 64)
     counts = torch.tensor([11, 0, 1, 7])
     rows = torch.randn(19, 96)
-    together = cpu.moe_experts_mxfp4(rows, counts, *packed, **RULE)
+    together = _grouped(cpu.moe_experts_mxfp4, rows, counts, *packed)
     for row in range(19):
         one = torch.tensor([row < 11, False, row == 11, row > 11]).long()
-        assert torch.equal(cpu.moe_experts_mxfp4(rows[row : row + 1], one, *packed, **RULE)[0], together[row])
+        assert torch.equal(_grouped(cpu.moe_experts_mxfp4, rows[row : row + 1], one, *packed)[0], together[row])
 
 
 def test_extreme_gates_saturate_and_nan_stays_in_its_row() -> None:
     up, down = torch.eye(2).repeat(1, 1, 1), torch.ones(1, 2, 1)
     rows = torch.tensor([[1e30, 1e30], [-1e30, -1e30], [-100.0, 3.0], [float("nan"), 0.0], [2.0, -1.0]])
-    got = cpu.moe_experts(rows, torch.tensor([5]), up, None, down, None, **RULE)[:, 0]
+    got = _grouped(cpu.moe_experts, rows, torch.tensor([5]), up, None, down, None)[:, 0]
     assert got[0].item() == pytest.approx(56.0, rel=1e-5)
     assert abs(got[1].item()) < 1e-5
     assert abs(got[2].item()) < 1e-30
@@ -155,8 +161,9 @@ def test_extreme_gates_saturate_and_nan_stays_in_its_row() -> None:
 
 @pytest.mark.parametrize("counts", [[1, 2], [5, -1], [4, 1], [1 << 62, 1 << 62], [1 << 62] * 4 + [4]])
 def test_counts_that_do_not_add_up_are_refused(counts: list[int]) -> None:
+    program, weights = experts_program.program(torch.uint8), _packed(len(counts), 32, 32)
     with pytest.raises(ValueError, match="add up to the 4 rows"):
-        cpu.moe_experts_mxfp4(torch.ones(4, 32), torch.tensor(counts), *_packed(len(counts), 32, 32), **RULE)
+        cpu.run(program, 1, torch.ones(4, 32), torch.tensor(counts), weights, (32, 64), GLU)
 
 
 def test_tensors_that_do_not_fit_are_refused() -> None:
@@ -172,13 +179,35 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
     }
     for index, tensor in wrong.items():
         with pytest.raises(ValueError, match="experts"):
-            cpu.moe_experts_mxfp4(rows, counts, *good[:index], tensor, *good[index + 1 :], **RULE)
-    for bad_rows, bad_counts in ((rows.double(), counts), (rows[:, :31], counts), (rows, counts.int())):
+            _grouped(cpu.moe_experts_mxfp4, rows, counts, *good[:index], tensor, *good[index + 1 :])
+    for bad_rows in (rows.double(), rows[:, :31]):
         with pytest.raises(ValueError, match="experts"):
-            cpu.moe_experts_mxfp4(bad_rows, bad_counts, *good, **RULE)
+            _grouped(cpu.moe_experts_mxfp4, bad_rows, counts, *good)
     with pytest.raises(ValueError, match="multiple of 32"):
-        cpu.moe_experts_mxfp4(rows, counts, good[0][:, :62], good[1][:, :62], *good[2:], **RULE)
+        _grouped(cpu.moe_experts_mxfp4, rows, counts, good[0][:, :62], good[1][:, :62], *good[2:])
+    odd = torch.ones(1, 3, 4), None, torch.ones(1, 4, 1), None
     with pytest.raises(ValueError, match="even number"):
-        cpu.moe_experts(
-            torch.ones(1, 4), torch.tensor([1]), torch.ones(1, 3, 4), None, torch.ones(1, 4, 1), None, **RULE
-        )
+        _grouped(cpu.moe_experts, torch.ones(1, 4), torch.tensor([1]), *odd)
+
+
+def test_pairs_that_are_not_here_are_left_alone_and_tokens_may_be_named() -> None:
+    x, packed = torch.randn(5, 64), _packed(3, 64, 32)
+    keys = torch.tensor([[2, 0], [3, 1], [3, 3], [1, 2], [0, 3]])  # 3: not here
+    got = cpu.moe_experts_mxfp4(x, keys, *packed, GLU)
+    assert got.shape == (5, 2, 64)
+    here = keys < 3
+    token_R = torch.arange(5).repeat_interleave(2)[here.flatten()]
+    named = cpu.moe_experts_mxfp4(x, keys[here], *packed, GLU, token_R)
+    assert torch.equal(got[here], named)
+    for row, key, token in zip(named, keys[here], token_R, strict=True):
+        alone = cpu.moe_experts_mxfp4(x[token : token + 1], key.view(1, 1), *packed, GLU)
+        assert torch.equal(alone[0, 0], row)
+    assert cpu.moe_experts_mxfp4(x[:0], keys[:0], *packed, GLU).shape == (0, 2, 64)
+
+
+def test_the_plain_silu_gate() -> None:
+    rows, counts = torch.randn(4, 33), torch.tensor([4])
+    up, up_bias, down, _ = _dense(1, 33, 17, torch.float32)
+    both = rows.double() @ up[0].double().T + up_bias[0].double()
+    want = (torch.nn.functional.silu(both[:, ::2]) * both[:, 1::2]) @ down[0].double().T
+    assert _relative(_grouped(cpu.moe_experts, rows, counts, up, up_bias, down, None, glu=Glu()), want) < 2e-6

@@ -58,3 +58,10 @@ def test_the_sum_goes_in_slot_order_whatever_it_is_batched_with() -> None:
     for t in range(15):
         alone = weighted_sum(rows[positions[t]], torch.arange(6)[None], weights[t, None])
         assert torch.equal(alone[0], y[t])
+
+
+def test_without_positions_the_slots_of_a_token_are_neighbours() -> None:
+    rows, weights = torch.randn(12, 5), torch.rand(4, 3)
+    positions = torch.arange(12).view(4, 3)
+    assert torch.equal(weighted_sum(rows, None, weights), weighted_sum(rows, positions, weights))
+    assert weighted_sum(torch.empty(0, 5), None, torch.empty(0, 3)).shape == (0, 5)

@@ -13,6 +13,7 @@ from yardmaster.engine.plan import Share, StepPlan
 from yardmaster.engine.step_builder import StepBuilder
 from yardmaster.experts.base import ExpertShard
 from yardmaster.experts.resident import PackedExperts, ResidentExperts
+from yardmaster.kernels.glu import Glu
 from yardmaster.kernels.reference.mxfp4 import pack, unpack
 from yardmaster.layers.rope_config import RopeConfig
 from yardmaster.models.config import ModelConfig
@@ -83,8 +84,7 @@ def _config(hf, **changes):
             rope=RopeConfig(rope["rope_theta"], "yarn", rope["factor"], 4096, 32.0, 1.0, truncate=False),
             max_position=hf.max_position_embeddings,
             rms_norm_eps=hf.rms_norm_eps,
-            swiglu_limit=hf.swiglu_limit,
-            swiglu_alpha=hf.swiglu_alpha,
+            glu=Glu(hf.swiglu_limit, hf.swiglu_alpha, 1.0),
             attention_bias=hf.attention_bias,
             tie_word_embeddings=hf.tie_word_embeddings,
             quantization=None,
@@ -117,13 +117,13 @@ class Rig:
             config.expert_width,
             mesh.experts(config.num_experts),
             mesh.columns(config.expert_width),
-            config.swiglu_limit,
+            config.glu,
         )
         self.model = GptOss(
             config,
             mesh,
             lambda layer: make_experts(shard),
-            LocalDispatcher(config.num_experts),
+            LocalDispatcher(),
             dtype=torch.float32,
             device=CPU,
         )

@@ -33,7 +33,7 @@ def main() -> list[object]:
                 return ["", 0.0]
             start = time.monotonic()
             dispatched = dispatcher.dispatch(x, ids, weights)
-            dispatcher.combine(dispatched.rows_RD, dispatched.handle)
+            dispatcher.combine(dispatched.x_MD[dispatched.token_R], dispatched.handle)
         return ["never noticed", 0.0]
     except RankLost as error:
         return [str(error), time.monotonic() - start]
