@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import GptOssConfig, GptOssForCausalLM
+from transformers import DynamicCache, GptOssConfig, GptOssForCausalLM
 
 from yardmaster.cache.manager import CacheManager
 from yardmaster.cache.spec import CacheSpec, GroupSpec
@@ -109,7 +109,7 @@ def _to_mxfp4(tensors):
 class Rig:
     """Our model with its cache, filled from a dict of tensors as the loader would."""
 
-    def __init__(self, config, tensors, make_experts, page_size=4):
+    def __init__(self, config, tensors, make_experts, page_size=4, pages=400):
         mesh = Mesh.single()
         shard = ExpertShard(
             config.num_experts,
@@ -135,12 +135,12 @@ class Rig:
         for name, window in (("full_attention", None), ("sliding_attention", config.sliding_window)):
             layers = tuple(i for i, kind in enumerate(config.layer_types) if kind == name)
             if layers:
-                groups.append(GroupSpec(name, layers, window, 400))
+                groups.append(GroupSpec(name, layers, window, pages))
         spec = CacheSpec(page_size, tuple(groups))
         self.store = KVStore(spec, kv_heads=config.num_kv_heads, width=config.head_dim, dtype=torch.float32, device=CPU)
         self.poison()
         self.manager = CacheManager(spec)
-        self.builder = StepBuilder(spec, max_num_seqs=8, max_model_len=1024, device=CPU)
+        self.builder = StepBuilder(spec, max_num_seqs=8, max_model_len=page_size * pages, device=CPU)
 
     def poison(self):
         for cache in (*self.store.keys.values(), *self.store.values.values()):
@@ -230,6 +230,29 @@ def test_requests_in_one_batch_do_not_touch_each_other():
                 rig.manager.release(request)
     for request in ids:
         assert _difference(torch.cat(got[request]), want[request]) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_context_of_128k_tokens():
+    """Near the end of gpt-oss's longest context, transformers going there in chunks of its own through its own cache."""
+    hf, oracle = _oracle(num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, sliding_window=128)
+    rig = Rig(_config(hf), dict(oracle.state_dict()), _resident(False), page_size=16, pages=8193)
+    length, tail = hf.max_position_embeddings, 40
+    ids = torch.randint(0, VOCAB, (length,))
+    cache = DynamicCache(config=hf)
+    with torch.no_grad():
+        for part in ids[:-tail].split(512):
+            oracle(part[None], past_key_values=cache, logits_to_keep=1)
+        want = oracle(ids[None, -tail:], past_key_values=cache).logits[0]
+    got, start = [], 0
+    for size in [4096] * ((length - tail) // 4096) + [(length - tail) % 4096] + [7] + [1] * (tail - 7):
+        logits = rig.step(("0", start, ids[start : start + size].tolist()))
+        start += size
+        if start > length - tail:
+            got.append(logits)
+    assert start == length == 131072
+    assert _difference(torch.cat(got), want) < 2e-5
 
 
 def test_a_step_without_tokens_runs():
