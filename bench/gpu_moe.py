@@ -1,0 +1,161 @@
+"""One mixture-of-experts layer on a GPU in the true shapes of the models we serve: its floor, and ours beside it.
+
+The floor of a layer is the larger of two times: the bytes of the experts that the tokens really hit, of the tokens in
+and out and of the hidden rows written and read, at the copy rate of this run; and the products' operations at its
+matmul rate. Weights rotate over several layers, tokens are distinct and random, everything is replayed as a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from yardmaster.experts.base import ExpertShard
+from yardmaster.experts.resident import PackedExperts, ResidentExperts
+from yardmaster.kernels.glu import Glu
+from yardmaster.kernels.reference.experts import moe_experts
+from yardmaster.kernels.reference.mxfp4 import unpack
+from yardmaster.layers.moe import MoE
+from yardmaster.layers.router import TopKRouter
+from yardmaster.parallel.dispatch.local import LocalDispatcher
+from yardmaster.parallel.mesh import Mesh
+
+TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+ROTATE_BYTES = 24 << 30
+GPT_OSS = Glu(7.0, 1.702, 1.0)
+
+# What the layer must reach of its floor, and would like to, by the largest number of tokens it holds for.
+MXFP4_GOALS = ((1, 0.50, 0.65), (8, 0.70, 0.82), (512, 0.75, 0.88), (2048, None, None), (1 << 30, 0.45, 0.60))
+BFLOAT16_GOALS = ((512, 0.80, 0.90), (4096, None, None), (1 << 30, 0.55, 0.70))
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One layer. `packed`: MXFP4 experts; else bfloat16."""
+
+    name: str
+    hidden: int
+    width: int
+    experts: int
+    k: int
+    packed: bool
+    glu: Glu
+
+    @property
+    def expert_bytes(self) -> float:
+        """Weights of one expert as stored, biases not counted."""
+        return 3 * self.hidden * self.width * (17 / 32 if self.packed else 2)
+
+    def floor_seconds(self, tokens: int, hit: float, copy_rate: float, matmul_rate: float) -> float:
+        activations = 2 * 2 * tokens * self.hidden + 2 * 2 * tokens * self.k * self.width
+        operations = 2 * tokens * self.k * 3 * self.hidden * self.width
+        return max((hit * self.expert_bytes + activations) / copy_rate, operations / matmul_rate)
+
+    def goal(self, tokens: int) -> tuple[float | None, float | None]:
+        goals = MXFP4_GOALS if self.packed else BFLOAT16_GOALS
+        return next((must, stretch) for limit, must, stretch in goals if tokens <= limit)
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("gpt-oss-20b", 2880, 2880, 32, 4, True, GPT_OSS),
+        Shape("gpt-oss-120b", 2880, 2880, 128, 4, True, GPT_OSS),
+        Shape("gpt-oss-20b bfloat16", 2880, 2880, 32, 4, False, GPT_OSS),
+        Shape("qwen3-30b", 2048, 768, 128, 8, False, Glu()),
+        Shape("mixtral-8x7b", 4096, 14336, 8, 2, False, Glu()),
+    )
+}
+
+
+class Bench:
+    """A rotation of layers of one shape. `weights` are those of layer 0 as a checkpoint would bring them."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        layer_bytes = shape.experts * shape.expert_bytes
+        self.weights = random_checkpoint(shape)
+        self.layers = [self._layer(i) for i in range(max(2, min(8, int(ROTATE_BYTES / layer_bytes))))]
+
+    def _layer(self, index: int) -> MoE:
+        s, device = self.shape, torch.device("cuda")
+        mesh = Mesh.single("cuda")
+        shard = ExpertShard(s.experts, s.hidden, s.width, range(s.experts), range(s.width), s.glu)
+        store: PackedExperts | ResidentExperts
+        if s.packed:
+            store = PackedExperts(shard, dtype=torch.bfloat16, device=device)
+        else:
+            store = ResidentExperts(shard, dtype=torch.bfloat16, device=device, packed_source=False)
+        if index:
+            _fill(store, s)
+        else:
+            for slot in store.slots(""):
+                for e in range(s.experts):  # as the loader does: an expert at a time
+                    slot.put(e, self.weights[slot.name][e : e + 1])
+        router = TopKRouter(s.hidden, s.experts, s.k, dtype=torch.bfloat16, device=device)
+        router.weight.data.normal_(0, s.hidden**-0.5)
+        router.bias.data.zero_()
+        return MoE(router, store, LocalDispatcher(), mesh.tp, s.experts)
+
+    @torch.inference_mode()
+    def error(self, tokens: int) -> float:
+        """Relative difference of layer 0 to float32 arithmetic on the same weights and the same choice of experts."""
+        layer, s = self.layers[0], self.shape
+        x_TD = torch.randn(tokens, s.hidden, device="cuda", dtype=torch.bfloat16)
+        ids_TK, weights_TK = layer.router(x_TD)
+        y_TD = layer(x_TD).float()
+        want_TD = torch.zeros_like(y_TD)
+        for e in ids_TK.unique().tolist():
+            t, k = (ids_TK == e).nonzero(as_tuple=True)
+            parts = [self._plain(name, e)[None] for name in ("gate_up_proj", "down_proj")]
+            biases = [self.weights[f"{name}_bias"][e][None].float() for name in ("gate_up_proj", "down_proj")]
+            keys = torch.zeros(len(t), 1, dtype=torch.int64, device="cuda")
+            rows = moe_experts(x_TD[t].float(), keys, parts[0], biases[0], parts[1], biases[1], s.glu)[:, 0]
+            want_TD.index_add_(0, t, rows * weights_TK[t, k, None])
+        return float((y_TD - want_TD).norm() / want_TD.norm())
+
+    def _plain(self, name: str, e: int) -> torch.Tensor:
+        """One expert's matrix (out, in) in float32."""
+        if self.shape.packed:
+            return unpack(self.weights[f"{name}_blocks"][e], self.weights[f"{name}_scales"][e], torch.float32)
+        return self.weights[name][e].t().float()
+
+    @torch.inference_mode()
+    def calls(self, tokens: int) -> tuple[list[Callable[[], object]], float]:
+        """One call a layer, each with tokens of its own, and the mean number of experts that a call hits."""
+        xs = [torch.randn(tokens, self.shape.hidden, device="cuda", dtype=torch.bfloat16) for _ in self.layers]
+        hit = sum(len(layer.router(x)[0].unique()) for layer, x in zip(self.layers, xs, strict=True)) / len(xs)
+        return [_call(layer, x) for layer, x in zip(self.layers, xs, strict=True)], hit
+
+
+def random_checkpoint(shape: Shape) -> dict[str, torch.Tensor]:
+    """A layer's experts by their names in a checkpoint, on the GPU, at scales that keep a layer's output near 1."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, outs, ins in (
+        ("gate_up_proj", 2 * shape.width, shape.hidden),
+        ("down_proj", shape.hidden, shape.width),
+    ):
+        tensors[f"{name}_bias"] = 0.1 * torch.randn(shape.experts, outs, device="cuda", dtype=torch.bfloat16)
+        if shape.packed:
+            size = shape.experts, outs, ins // 32
+            tensors[f"{name}_blocks"] = torch.randint(256, (*size, 16), dtype=torch.uint8, device="cuda")
+            tensors[f"{name}_scales"] = torch.randint(117, 122, size, dtype=torch.uint8, device="cuda")
+        else:
+            dense = torch.empty(shape.experts, ins, outs, device="cuda", dtype=torch.bfloat16)
+            tensors[name] = dense.normal_(0, ins**-0.5)
+    return tensors
+
+
+def _fill(store: torch.nn.Module, shape: Shape) -> None:
+    for name, parameter in store.named_parameters():
+        if parameter.dtype == torch.uint8:
+            low, high = (117, 122) if "scales" in name else (0, 256)
+            parameter.data.random_(low, high)
+        else:
+            parameter.data.normal_(0, shape.hidden**-0.5)
+
+
+def _call(layer: MoE, x_TD: torch.Tensor) -> Callable[[], object]:
+    return lambda: layer(x_TD)
