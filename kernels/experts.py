@@ -6,22 +6,29 @@ from typing import Any
 
 import torch
 
-from .cpu.host import available
+from .device import has_cpu_kernels, has_gpu_kernels
 from .reference import experts as reference
 
 
-def moe_experts(x_MD: torch.Tensor, *args: Any) -> torch.Tensor:
+def moe_experts(x_MD: torch.Tensor, keys: torch.Tensor, gate_up_egD: torch.Tensor, *args: Any) -> torch.Tensor:
     """Weights dense, in any float dtype; arguments as the twin's."""
-    return _module(x_MD).moe_experts(x_MD, *args)
+    if has_gpu_kernels(x_MD) and gate_up_egD.dtype == torch.bfloat16:
+        from .gpu.experts import moe_experts as gpu
+
+        return gpu(x_MD, keys, gate_up_egD, *args)
+    return _module(x_MD).moe_experts(x_MD, keys, gate_up_egD, *args)
 
 
 def moe_experts_mxfp4(x_MD: torch.Tensor, *args: Any) -> torch.Tensor:
-    """Weights packed in MXFP4; arguments as the twin's."""
+    """Weights packed in MXFP4 as a checkpoint has them; arguments as the twin's. A GPU wants them swizzled instead: see
+
+    gpu/experts_mxfp4.py.
+    """
     return _module(x_MD).moe_experts_mxfp4(x_MD, *args)
 
 
 def _module(x_MD: torch.Tensor) -> Any:
-    if x_MD.device.type == "cpu" and x_MD.dtype == torch.float32 and not torch.is_grad_enabled() and available():
+    if has_cpu_kernels(x_MD):
         from .cpu import experts as cpu
 
         return cpu

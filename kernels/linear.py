@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from .cpu.host import available
+from .device import has_cpu_kernels
 from .reference.linear import linear as reference
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """(…, in) by (out, in) -> (…, out), in x's dtype whatever the weight is stored in."""
-    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled() and available():
+    if has_cpu_kernels(x):
         from .cpu import linear as cpu
 
         if weight.dtype in cpu.DTYPES and weight.is_contiguous():

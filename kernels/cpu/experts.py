@@ -99,7 +99,8 @@ def run(
 ) -> torch.Tensor:
     """A compiled kernel on rows grouped by expert.
 
-    `weights`, checked, are gate_up, its scales, its bias, and the same of down; `sizes` are (D, g). Raises ValueError for rows, counts or biases that do not fit.
+    `weights`, checked, are gate_up, its scales, its bias, and the same of down; `sizes` are (D, g). Raises ValueError
+    for rows, counts or biases that do not fit.
     """
     inner, gates = sizes
     rows, experts = rows_RD.shape[0], counts_e.shape[0]

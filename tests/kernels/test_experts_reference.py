@@ -110,7 +110,10 @@ def test_pairs_may_be_absent_and_tokens_named(launch: str, monkeypatch: pytest.M
     token_R = torch.arange(5).repeat_interleave(2)[here.flatten()]
     named = moe_experts(x, keys[here], *weights, GLU, token_R)
     want = torch.cat(
-        [oracle(x[t, None], [int(e == i) for i in range(3)], *weights) for t, e in zip(token_R, keys[here])]
+        [
+            oracle(x[t, None], [int(e == i) for i in range(3)], *weights)
+            for t, e in zip(token_R, keys[here], strict=True)
+        ]
     )
     close = 1e-4 if launch == "loop" else 5e-2
     torch.testing.assert_close(got[here].double(), want, rtol=close, atol=10 * close)

@@ -1,62 +1,19 @@
-"""Honest times on a GPU: graph replays over rotating inputs, medians, and the two ceilings of the same run."""
+"""What a figure from a GPU must be told with: the two ceilings measured in the same run, and where it was."""
 
 from __future__ import annotations
 
 import platform
-import statistics
 import subprocess
-from collections.abc import Callable, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-REPLAYS = 40
+from yardmaster.kernels.gpu.timing import microseconds
+
 COPY_BYTES = 2 << 30
 MATMUL = 8192  # a side of the square product
-
-
-def microseconds(calls: Sequence[Callable[[], object]], replays: int = REPLAYS) -> float:
-    """Median time of one call, all of `calls` captured one behind the other in one graph.
-
-    Each call brings its own inputs: together they must exceed the caches. Everything runs once before, so that nothing
-    is compiled while it is captured.
-    """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for call in calls:
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    return _median(graph.replay, replays) / len(calls)
-
-
-def eager_microseconds(calls: Sequence[Callable[[], object]], rounds: int = REPLAYS) -> float:
-    """The same without a graph, for what cannot be captured: a call that synchronises with the host shows its price."""
-
-    def all_of_them() -> None:
-        for call in calls:
-            call()
-
-    return _median(all_of_them, rounds) / len(calls)
-
-
-def _median(run: Callable[[], object], rounds: int) -> float:
-    for _ in range(3):
-        run()
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(rounds)]
-    for began, ended in events:
-        began.record()
-        run()
-        ended.record()
-    torch.cuda.synchronize()
-    return statistics.median(1000 * began.elapsed_time(ended) for began, ended in events)
 
 
 def copy_rate() -> float:

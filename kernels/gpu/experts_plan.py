@@ -1,0 +1,82 @@
+"""Which tiles a mixture-of-experts layer is cut into: a rule of thumb from pairs, experts and shape.
+
+Pure arithmetic, the same on every rank, and the same for all numbers of pairs up to the next power of two: so there are
+some twenty plans a layer, all of which can be compiled before serving. Measured choices of a device take the place of
+these where `yardmaster tune` has made some (tuning.py).
+
+Until an expert has some hundred tokens a layer is bound by bytes, and one thing counts: that every multiprocessor
+always has enough bytes of weights on their way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+FEW_PAIRS = 256  # up to here a program finds its pairs by looking at all of them
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How one product is cut: outputs, pairs and columns of a step; warps and stages of the pipeline; `split` parts of
+
+    the columns, each a program's.
+    """
+
+    block_n: int
+    block_m: int
+    block_k: int
+    warps: int
+    stages: int
+    split: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Both products of a layer. `few`: without grouping the pairs first."""
+
+    few: bool
+    up: Tile
+    down: Tile
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What a plan depends on beside the number of pairs. `format`: dense, mxfp4 or fp8."""
+
+    format: str
+    experts: int
+    hidden: int
+    width: int
+
+
+def rounded(pairs: int) -> int:
+    """The least power of two that is no smaller: what plans are made for."""
+    return 1 << max(0, pairs - 1).bit_length()
+
+
+def choose(layer: Layer, pairs: int, processors: int) -> Plan:
+    """The plan for so many pairs on a device of so many multiprocessors."""
+    pairs = rounded(pairs)
+    if pairs > FEW_PAIRS:
+        # Room for a third more than the mean: experts are never evenly chosen, and a second tile reads weights again.
+        block_m = min(128 if layer.format == "fp8" else 256, max(16, rounded(pairs * 4 // (3 * max(1, layer.experts)))))
+        tile = _tile(layer.format, block_m)
+        return Plan(False, tile, tile)
+    tile = _tile(layer.format, 16 if pairs <= 64 else 32)
+    programs = min(pairs, layer.experts) * -(-layer.hidden // tile.block_n)
+    # Two programs a multiprocessor at least, or the last ones to finish decide; a part keeps eight steps or more.
+    steps = -(-layer.width // tile.block_k)
+    split = 1
+    while programs * split < 2 * processors and steps // (2 * split) >= 8:
+        split *= 2
+    return Plan(True, tile, replace(tile, split=split))
+
+
+def _tile(weights: str, block_m: int) -> Tile:
+    if block_m <= 32:
+        # 64 rows by 128 columns a step: 4 KiB packed, 16 KiB plain, with five or three more steps on their way.
+        return Tile(64, block_m, 128, warps=4, stages=6 if weights == "mxfp4" else 4)
+    block_k = 128 if weights == "fp8" else 64  # a step of FP8 lies within one square of scales
+    if block_m <= 64:
+        return Tile(128, block_m, block_k, warps=4, stages=4)
+    return Tile(128, block_m, block_k, warps=8, stages=3 if weights == "fp8" else 4)
