@@ -25,15 +25,15 @@ ROTATE_BYTES = 24 << 30
 class Bench:
     """A rotation of layers of one shape. `weights` are those of layer 0 as a checkpoint would bring them."""
 
-    def __init__(self, shape: Shape) -> None:
-        self.shape = shape
-        layer_bytes = shape.experts * shape.expert_bytes
-        self.weights = random_checkpoint(shape)
-        self.layers = [self._layer(i) for i in range(max(2, min(8, int(ROTATE_BYTES / layer_bytes))))]
+    def __init__(self, shape: Shape, layers: int | None = None, device: str = "cuda") -> None:
+        self.shape, self.device = shape, torch.device(device)
+        fitting = int(ROTATE_BYTES / (shape.experts * shape.expert_bytes))
+        self.weights = random_checkpoint(shape, device)
+        self.layers = [self._layer(i) for i in range(layers or max(2, min(8, fitting)))]
 
     def _layer(self, index: int) -> MoE:
-        s, device = self.shape, torch.device("cuda")
-        mesh = Mesh.single("cuda")
+        s, device = self.shape, self.device
+        mesh = Mesh.single(str(device))
         shard = ExpertShard(s.experts, s.hidden, s.width, range(s.experts), range(s.width), s.glu)
         store: PackedExperts | ResidentExperts
         if s.packed:
@@ -55,7 +55,7 @@ class Bench:
     def error(self, tokens: int) -> float:
         """Relative difference of layer 0 to float32 arithmetic on the same weights and the same choice of experts."""
         layer, s = self.layers[0], self.shape
-        x_TD = torch.randn(tokens, s.hidden, device="cuda", dtype=torch.bfloat16)
+        x_TD = torch.randn(tokens, s.hidden, device=self.device, dtype=torch.bfloat16)
         ids_TK, weights_TK = layer.router(x_TD)
         y_TD = layer(x_TD).float()
         want_TD = torch.zeros_like(y_TD)
@@ -63,7 +63,7 @@ class Bench:
             t, k = (ids_TK == e).nonzero(as_tuple=True)
             parts = [self._plain(name, e)[None] for name in ("gate_up_proj", "down_proj")]
             biases = [self.weights[f"{name}_bias"][e][None].float() for name in ("gate_up_proj", "down_proj")]
-            keys = torch.zeros(len(t), 1, dtype=torch.int64, device="cuda")
+            keys = torch.zeros(len(t), 1, dtype=torch.int64, device=self.device)
             rows = moe_experts(x_TD[t].float(), keys, parts[0], biases[0], parts[1], biases[1], s.glu)[:, 0]
             want_TD.index_add_(0, t, rows * weights_TK[t, k, None])
         return float((y_TD - want_TD).norm() / want_TD.norm())
@@ -82,20 +82,20 @@ class Bench:
         return [_call(layer, x) for layer, x in zip(self.layers, xs, strict=True)], hit
 
 
-def random_checkpoint(shape: Shape) -> dict[str, torch.Tensor]:
-    """A layer's experts by their names in a checkpoint, on the GPU, at scales that keep a layer's output near 1."""
+def random_checkpoint(shape: Shape, device: str = "cuda") -> dict[str, torch.Tensor]:
+    """A layer's experts by their names in a checkpoint, at scales that keep a layer's output near 1."""
     tensors: dict[str, torch.Tensor] = {}
     for name, outs, ins in (
         ("gate_up_proj", 2 * shape.width, shape.hidden),
         ("down_proj", shape.hidden, shape.width),
     ):
-        tensors[f"{name}_bias"] = 0.1 * torch.randn(shape.experts, outs, device="cuda", dtype=torch.bfloat16)
+        tensors[f"{name}_bias"] = 0.1 * torch.randn(shape.experts, outs, device=device, dtype=torch.bfloat16)
         if shape.packed:
             size = shape.experts, outs, ins // 32
-            tensors[f"{name}_blocks"] = torch.randint(256, (*size, 16), dtype=torch.uint8, device="cuda")
-            tensors[f"{name}_scales"] = torch.randint(117, 122, size, dtype=torch.uint8, device="cuda")
+            tensors[f"{name}_blocks"] = torch.randint(256, (*size, 16), dtype=torch.uint8, device=device)
+            tensors[f"{name}_scales"] = torch.randint(117, 122, size, dtype=torch.uint8, device=device)
         else:
-            dense = torch.empty(shape.experts, ins, outs, device="cuda", dtype=torch.bfloat16)
+            dense = torch.empty(shape.experts, ins, outs, device=device, dtype=torch.bfloat16)
             tensors[name] = dense.normal_(0, ins**-0.5)
     return tensors
 
