@@ -25,6 +25,7 @@ from triton.compiler import ASTSource
 
 from yardmaster.bench.gpu_shapes import SHAPES, Shape
 from yardmaster.kernels.gpu.experts_plan import Layer, Tile, choose
+from yardmaster.kernels.gpu.experts_run import pairs_block
 from yardmaster.kernels.gpu.grouped_gemm import grouped_gemm
 
 PROCESSORS = 132  # an H100's
@@ -71,7 +72,7 @@ def compile_product(shape: Shape, tokens: int, gated: bool, arch: int = 90) -> t
         "FEW": plan.few,
         "BY_EXPERT": shape.experts < pairs,
         "CLEARS": gated and plan.down.split > 1,
-        "PAIRS_BLOCK": triton.next_power_of_2(pairs) if plan.few else 1,
+        "PAIRS_BLOCK": pairs_block(pairs) if plan.few else 1,
         "EXPERTS_BLOCK": triton.next_power_of_2(shape.experts),
         "BLOCK_N": tile.block_n,
         "BLOCK_M": tile.block_m,

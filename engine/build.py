@@ -14,7 +14,10 @@ from ..cache.spec import CacheSpec, GroupSpec
 from ..cache.store import KVStore, page_bytes
 from ..experts.base import ExpertShard, ExpertStore
 from ..experts.resident import PackedExperts, ResidentExperts
+from ..experts.swizzled import SwizzledExperts
 from ..kernels.cpu.host import available
+from ..kernels.device import triton_runs_on
+from ..kernels.gpu.tuning import Plans, tuning_file
 from ..models.config import ModelConfig
 from ..models.gpt_oss import SLIDING, GptOss
 from ..models.hf_config import load_config
@@ -30,6 +33,7 @@ from .expert_load import ExpertLoad
 from .ledger import Ledger, activation_bytes, parameter_bytes, usable_bytes
 from .runner import ModelRunner
 from .step_builder import StepBuilder
+from .warm_gpu import warm_gpu
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROGRESS_SECONDS = 2.0
@@ -59,12 +63,12 @@ def build_executor(config: EngineConfig, mesh: Mesh, report: Callable[[str], Non
     model_config = load_config(path)
     dtype = compute_dtype(config.dtype, model_config, mesh.device)
     packed = keeps_packed(config.expert_dtype, model_config, mesh.device)
-    make = _ModelMaker(model_config, config, mesh, dtype, packed)
+    make = _ModelMaker(model_config, config, mesh, dtype, packed, measured_plans(mesh.device, report))
 
     ledger = Ledger(
         device=str(mesh.device),
         total=usable_bytes(mesh.device, config.gpu_memory_utilization),
-        weights=parameter_bytes(make.model(torch.device("meta")).parameters()),
+        weights=parameter_bytes(make.model(torch.device("meta")).state_dict(keep_vars=True).values()),
         activations=activation_bytes(
             model_config,
             config.parallel,
@@ -88,6 +92,10 @@ def build_executor(config: EngineConfig, mesh: Mesh, report: Callable[[str], Non
         from ..kernels.cpu.warm import warm  # needs llvmlite, which `available` has found
 
         report(f"CPU kernels compiled in {warm(experts=[torch.uint8] if packed else []):.1f} s")
+    if make.plans:
+        tokens = config.scheduler.max_num_batched_tokens
+        seconds = warm_gpu(model.moes()[0], model_config, tokens, dtype, mesh.device)
+        report(f"GPU kernels compiled or found compiled in {seconds:.1f} s")
     builder = StepBuilder(
         spec, max_num_seqs=config.scheduler.max_num_seqs, max_model_len=max_model_len, device=mesh.device
     )
@@ -110,6 +118,17 @@ def keeps_packed(flag: str, model: ModelConfig, device: torch.device) -> bool:
     return model.quantization == "mxfp4" and flag in ("auto", "mxfp4")
 
 
+def measured_plans(device: torch.device, report: Callable[[str], None]) -> Plans | None:
+    """Tiles for the expert kernels: what `yardmaster tune` measured on such a device. None without Triton."""
+    if not triton_runs_on(device):
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    plans, path = Plans(properties.multi_processor_count), tuning_file(properties.name)
+    if found := plans.load(path):
+        report(f"{found} measured plans of expert kernels from {path}")
+    return plans
+
+
 @dataclass(slots=True)
 class _ModelMaker:
     """Makes the model twice: without memory, for the ledger, and for real."""
@@ -119,6 +138,7 @@ class _ModelMaker:
     mesh: Mesh
     dtype: torch.dtype
     packed: bool
+    plans: Plans | None  # of a GPU with Triton
     dispatcher: Dispatcher = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -151,10 +171,14 @@ class _ModelMaker:
             glu=c.glu,
             first=mesh.etp.index == 0,
         )
+        if self.packed and self.plans and self.dtype == torch.bfloat16:
+            return SwizzledExperts(shard, dtype=self.dtype, device=device, plans=self.plans)
         if self.packed:
             return PackedExperts(shard, dtype=self.dtype, device=device)
         dtype = self.dtype if self.engine.expert_dtype == "auto" else DTYPES[self.engine.expert_dtype]
-        return ResidentExperts(shard, dtype=dtype, device=device, packed_source=c.quantization == "mxfp4")
+        return ResidentExperts(
+            shard, dtype=dtype, device=device, packed_source=c.quantization == "mxfp4", plans=self.plans
+        )
 
 
 def cache_spec(

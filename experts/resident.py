@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..kernels.experts import moe_experts, moe_experts_mxfp4
+from ..kernels.gpu.tuning import Plans
 from ..kernels.reference.mxfp4 import unpack
 from ..weights.slot import PACKED, Put, Slot, into
 from .base import ExpertShard
@@ -20,19 +21,28 @@ BLOCK = 32  # values that share an MXFP4 scale
 class ResidentExperts(nn.Module):
     """Dense weights (out, in) in `dtype`, from a checkpoint in floats or, with `packed_source`, in MXFP4.
 
-    A packed source is expanded while it streams in, an expert at a time: exact in bfloat16 and float32.
+    A packed source is expanded while it streams in, an expert at a time: exact in bfloat16 and float32. `plans` chooses
+    the tiles of a GPU.
     """
 
-    def __init__(self, shard: ExpertShard, *, dtype: torch.dtype, device: torch.device, packed_source: bool) -> None:
+    def __init__(
+        self,
+        shard: ExpertShard,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        packed_source: bool,
+        plans: Plans | None = None,
+    ) -> None:
         super().__init__()
-        self.shard, self.packed_source = shard, packed_source
+        self.shard, self.packed_source, self.plans = shard, packed_source, plans
         e, f, hidden = len(shard.experts), len(shard.columns), shard.hidden
-        self.gate_up = _room(e, 2 * f, hidden, dtype=dtype, device=device)
-        self.gate_up_bias = _room(e, 2 * f, dtype=dtype, device=device)
-        self.down = _room(e, hidden, f, dtype=dtype, device=device)
-        self.down_bias = _room(e, hidden, dtype=dtype, device=device)
+        self.gate_up = room(e, 2 * f, hidden, dtype=dtype, device=device)
+        self.gate_up_bias = room(e, 2 * f, dtype=dtype, device=device)
+        self.down = room(e, hidden, f, dtype=dtype, device=device)
+        self.down_bias = room(e, hidden, dtype=dtype, device=device)
         if packed_source:
-            _check_blocks(shard)
+            check_blocks(shard)
 
     def run(self, x_MD: torch.Tensor, keys: torch.Tensor, token_R: torch.Tensor | None = None) -> torch.Tensor:
         """See `ExpertStore.run`."""
@@ -45,16 +55,17 @@ class ResidentExperts(nn.Module):
             self.down_bias if self.shard.first else None,
             self.shard.glu,
             token_R,
+            plan=self.plans,
         )
 
     def slots(self, prefix: str) -> list[Slot]:
         """`gate_up_proj`, `down_proj` (or their `_blocks` and `_scales`) and both `_bias`."""
         s = self.shard
-        biases = _bias_slots(prefix, s, self.gate_up_bias, self.down_bias)
+        biases = bias_slots(prefix, s, self.gate_up_bias, self.down_bias)
         if self.packed_source:
             return [
-                *_packed_slots(prefix, "gate_up_proj", s, *_expanding(self.gate_up)),
-                *_packed_slots(prefix, "down_proj", s, *_expanding(self.down)),
+                *packed_slots(prefix, "gate_up_proj", s, *_expanding(self.gate_up)),
+                *packed_slots(prefix, "down_proj", s, *_expanding(self.down)),
                 *biases,
             ]
         e, hidden, width = s.num_experts, s.hidden, s.width
@@ -76,16 +87,16 @@ class PackedExperts(nn.Module):
 
     def __init__(self, shard: ExpertShard, *, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
-        _check_blocks(shard)
+        check_blocks(shard)
         self.shard = shard
         e, f, hidden = len(shard.experts), len(shard.columns), shard.hidden
         byte = torch.uint8
-        self.gate_up_blocks = _room(e, 2 * f, hidden // BLOCK, BLOCK // 2, dtype=byte, device=device)
-        self.gate_up_scales = _room(e, 2 * f, hidden // BLOCK, dtype=byte, device=device)
-        self.gate_up_bias = _room(e, 2 * f, dtype=dtype, device=device)
-        self.down_blocks = _room(e, hidden, f // BLOCK, BLOCK // 2, dtype=byte, device=device)
-        self.down_scales = _room(e, hidden, f // BLOCK, dtype=byte, device=device)
-        self.down_bias = _room(e, hidden, dtype=dtype, device=device)
+        self.gate_up_blocks = room(e, 2 * f, hidden // BLOCK, BLOCK // 2, dtype=byte, device=device)
+        self.gate_up_scales = room(e, 2 * f, hidden // BLOCK, dtype=byte, device=device)
+        self.gate_up_bias = room(e, 2 * f, dtype=dtype, device=device)
+        self.down_blocks = room(e, hidden, f // BLOCK, BLOCK // 2, dtype=byte, device=device)
+        self.down_scales = room(e, hidden, f // BLOCK, dtype=byte, device=device)
+        self.down_bias = room(e, hidden, dtype=dtype, device=device)
 
     def run(self, x_MD: torch.Tensor, keys: torch.Tensor, token_R: torch.Tensor | None = None) -> torch.Tensor:
         """See `ExpertStore.run`."""
@@ -106,13 +117,13 @@ class PackedExperts(nn.Module):
         """`gate_up_proj` and `down_proj`, `_blocks` and `_scales`, and both `_bias`."""
         s = self.shard
         return [
-            *_packed_slots(prefix, "gate_up_proj", s, into(self.gate_up_scales), into(self.gate_up_blocks)),
-            *_packed_slots(prefix, "down_proj", s, into(self.down_scales), into(self.down_blocks)),
-            *_bias_slots(prefix, s, self.gate_up_bias, self.down_bias),
+            *packed_slots(prefix, "gate_up_proj", s, into(self.gate_up_scales), into(self.gate_up_blocks)),
+            *packed_slots(prefix, "down_proj", s, into(self.down_scales), into(self.down_blocks)),
+            *bias_slots(prefix, s, self.gate_up_bias, self.down_bias),
         ]
 
 
-def _room(*shape: int, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
+def room(*shape: int, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
 
 
@@ -121,20 +132,20 @@ def _pairs(shard: ExpertShard) -> range:
     return range(2 * shard.columns.start, 2 * shard.columns.stop)
 
 
-def _check_blocks(shard: ExpertShard) -> None:
+def check_blocks(shard: ExpertShard) -> None:
     for what, size in (("hidden_size", shard.hidden), ("intermediate_size", shard.width)):
         if size % BLOCK:
             raise ValueError(f"MXFP4 experts need {what} in multiples of {BLOCK}, got {size}")
 
 
-def _bias_slots(prefix: str, s: ExpertShard, gate_up: torch.Tensor, down: torch.Tensor) -> list[Slot]:
+def bias_slots(prefix: str, s: ExpertShard, gate_up: torch.Tensor, down: torch.Tensor) -> list[Slot]:
     return [
         Slot(f"{prefix}gate_up_proj_bias", (s.num_experts, 2 * s.width), into(gate_up), (s.experts, _pairs(s))),
         Slot(f"{prefix}down_proj_bias", (s.num_experts, s.hidden), into(down), (s.experts,)),
     ]
 
 
-def _packed_slots(prefix: str, name: str, s: ExpertShard, put_scales: Put, put_blocks: Put) -> list[Slot]:
+def packed_slots(prefix: str, name: str, s: ExpertShard, put_scales: Put, put_blocks: Put) -> list[Slot]:
     """Scales come first: blocks that are expanded on arrival need them."""
     shape: tuple[int, ...]
     take: tuple[range, ...]

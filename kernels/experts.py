@@ -7,15 +7,18 @@ from typing import Any
 import torch
 
 from .device import has_cpu_kernels, has_gpu_kernels
+from .gpu.experts_plan import Choice
 from .reference import experts as reference
 
 
-def moe_experts(x_MD: torch.Tensor, keys: torch.Tensor, gate_up_egD: torch.Tensor, *args: Any) -> torch.Tensor:
-    """Weights dense, in any float dtype; arguments as the twin's."""
+def moe_experts(
+    x_MD: torch.Tensor, keys: torch.Tensor, gate_up_egD: torch.Tensor, *args: Any, plan: Choice | None = None
+) -> torch.Tensor:
+    """Weights dense, in any float dtype; arguments as the twin's. `plan` is the tiles of a GPU."""
     if has_gpu_kernels(x_MD) and gate_up_egD.dtype == torch.bfloat16:
         from .gpu.experts import moe_experts as gpu
 
-        return gpu(x_MD, keys, gate_up_egD, *args)
+        return gpu(x_MD, keys, gate_up_egD, *args, plan=plan)  # type: ignore[misc]
     return _module(x_MD).moe_experts(x_MD, keys, gate_up_egD, *args)
 
 

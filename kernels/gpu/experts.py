@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..glu import Glu
-from .experts_plan import Plan
+from .experts_plan import Choice
 from .experts_run import Matrices, run
 
 
@@ -18,7 +18,7 @@ def moe_experts(
     down_bias_eD: torch.Tensor | None,
     glu: Glu,
     token_R: torch.Tensor | None = None,
-    plan: Plan | None = None,
+    plan: Choice | None = None,
 ) -> torch.Tensor:
     """x and weights in bfloat16, products in float32, the hidden rows between them in bfloat16; else as the twin."""
     experts, gates, inner = gate_up_egD.shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..glu import Glu
-from .experts_plan import Plan
+from .experts_plan import Choice
 from .experts_run import Matrices, run
 
 
@@ -20,7 +20,7 @@ def moe_experts_fp8(
     down_bias_eD: torch.Tensor | None,
     glu: Glu,
     token_R: torch.Tensor | None = None,
-    plan: Plan | None = None,
+    plan: Choice | None = None,
 ) -> torch.Tensor:
     """x in bfloat16, weights float8_e4m3fn. The scales multiply products in float32: no weight is rounded again."""
     experts, gates, inner = gate_up_egD.shape

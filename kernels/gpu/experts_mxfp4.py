@@ -5,38 +5,39 @@ from __future__ import annotations
 import torch
 
 from ..glu import Glu
-from .experts_plan import Plan
+from .experts_plan import Choice
 from .experts_run import Matrices, run
-from .mxfp4_layout import swizzled_shape
+from .mxfp4_layout import Swizzled
 
 
 def moe_experts_mxfp4(
     x_MD: torch.Tensor,
     keys: torch.Tensor,
-    gate_up_words: torch.Tensor,
-    gate_up_scales: torch.Tensor,
+    gate_up: Swizzled,
     gate_up_bias_eg: torch.Tensor | None,
-    down_words: torch.Tensor,
-    down_scales: torch.Tensor,
+    down: Swizzled,
     down_bias_eD: torch.Tensor | None,
-    width: int,
     glu: Glu,
     token_R: torch.Tensor | None = None,
-    plan: Plan | None = None,
+    plan: Choice | None = None,
 ) -> torch.Tensor:
-    """Words int32 (e, …) and scales uint8 (e, …) as `swizzle` made them of each expert's matrices, gate_up gated.
+    """Token m through expert keys[m, k]; x, keys, biases, token_R and the result as `reference.experts.moe_experts`.
 
-    `width` is f, which granules do not tell. Else as `reference.experts.moe_experts`; x in bfloat16. Raises ValueError
-    for shapes that do not fit together.
+    x in bfloat16. `gate_up` is a gated matrix (2 f, D), its biases interleaved as in a checkpoint; `down` (D, f). No
+    synchronisation with the host. Raises ValueError for shapes that do not fit together.
     """
-    experts, hidden = len(gate_up_words), x_MD.shape[1]
-    for name, words, scales, shape in (
-        ("gate_up", gate_up_words, gate_up_scales, (2 * width, hidden)),
-        ("down", down_words, down_scales, (hidden, width)),
-    ):
-        want = swizzled_shape(*shape)
-        if (tuple(words.shape[1:]), tuple(scales.shape[1:])) != want or len(words) != experts:
-            raise ValueError(f"{name}: {shape} swizzled is {want}, got {tuple(words.shape)} and {tuple(scales.shape)}")
-    up = Matrices("mxfp4", gate_up_words, gate_up_scales, gate_up_bias_eg, experts, 2 * width, hidden)
-    down = Matrices("mxfp4", down_words, down_scales, down_bias_eD, experts, hidden, width)
-    return run(x_MD, keys, token_R, up, down, glu, plan)
+    hidden = x_MD.shape[1]
+    if not gate_up.gated or down.gated:
+        raise ValueError("gate_up has to be swizzled as gated, down as not gated")
+    if gate_up.columns != hidden or (down.rows, 2 * down.columns) != (hidden, gate_up.rows):
+        raise ValueError(
+            f"rows of {hidden}, gate_up {gate_up.rows} x {gate_up.columns} and down {down.rows} x {down.columns} "
+            "do not fit together"
+        )
+    if len(gate_up.words) != len(down.words):
+        raise ValueError(f"gate_up of {len(gate_up.words)} experts, down of {len(down.words)}")
+    return run(x_MD, keys, token_R, _matrices(gate_up, gate_up_bias_eg), _matrices(down, down_bias_eD), glu, plan)
+
+
+def _matrices(weights: Swizzled, bias: torch.Tensor | None) -> Matrices:
+    return Matrices("mxfp4", weights.words, weights.scales, bias, len(weights.words), weights.rows, weights.columns)

@@ -10,6 +10,7 @@ always has enough bytes of weights on their way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 FEW_PAIRS = 256  # up to here a program finds its pairs by looking at all of them
@@ -47,6 +48,10 @@ class Layer:
     experts: int
     hidden: int
     width: int
+
+
+# What a kernel is told: a plan, or who has one; without either the rule of thumb holds.
+Choice = Plan | Callable[[Layer, int], Plan]
 
 
 def rounded(pairs: int) -> int:

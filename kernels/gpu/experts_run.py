@@ -9,7 +9,7 @@ import torch
 import triton
 
 from ..glu import Glu
-from .experts_plan import Layer, Plan, Tile, choose
+from .experts_plan import FEW_PAIRS, Choice, Layer, Plan, Tile, choose, rounded
 from .group import group
 from .grouped_gemm import grouped_gemm
 
@@ -36,14 +36,16 @@ def run(
     up: Matrices,
     down: Matrices,
     glu: Glu,
-    plan: Plan | None = None,
+    plan: Choice | None = None,
 ) -> torch.Tensor:
     """See `reference.experts.moe_experts` for keys, token_R and the result. No synchronisation with the host."""
     pairs, slots = keys.numel(), keys.shape[-1] if token_R is None else 1
     out = torch.empty((*keys.shape, down.outs), dtype=x_MD.dtype, device=x_MD.device)
     if not pairs or not down.outs:
         return out
-    plan = plan or choose(Layer(up.format, up.experts, up.inner, down.inner), pairs, processors(x_MD.device))
+    if not isinstance(plan, Plan):
+        layer = Layer(up.format, up.experts, up.inner, down.inner)
+        plan = plan(layer, pairs) if plan else choose(layer, pairs, processors(x_MD.device))
     keys_R = keys.flatten()
     order_R, counts_e = (keys_R, keys_R) if plan.few else group(keys_R, up.experts)
     hidden = torch.empty((pairs, down.inner), dtype=x_MD.dtype, device=x_MD.device)
@@ -52,6 +54,11 @@ def run(
     _product(x_MD.contiguous(), up, hidden, token_R, slots, glu, plan.up, work, clears=plan.down.split > 1)
     _product(hidden, down, out, None, 1, None, plan.down, work, clears=False)
     return out
+
+
+def pairs_block(pairs: int) -> int:
+    """How many pairs a program looks at: of two sizes, for each is a kernel to compile."""
+    return next(size for size in (64, FEW_PAIRS, rounded(pairs)) if size >= pairs)
 
 
 @cache
@@ -115,7 +122,7 @@ def _product(
         FEW=few,
         BY_EXPERT=by_expert,
         CLEARS=clears,
-        PAIRS_BLOCK=triton.next_power_of_2(pairs) if few else 1,
+        PAIRS_BLOCK=pairs_block(pairs) if few else 1,
         EXPERTS_BLOCK=triton.next_power_of_2(experts),
         BLOCK_N=tile.block_n,
         BLOCK_M=tile.block_m,

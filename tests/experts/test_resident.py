@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 
 from yardmaster.experts.base import ExpertShard
 from yardmaster.experts.resident import PackedExperts, ResidentExperts
+from yardmaster.experts.swizzled import SwizzledExperts
 from yardmaster.kernels.glu import Glu
+from yardmaster.kernels.gpu.tuning import Plans
 from yardmaster.kernels.reference.mxfp4 import unpack
 from yardmaster.parallel.layout import split
 from yardmaster.weights.slot import Slot
@@ -61,14 +65,16 @@ def oracle(
     return torch.einsum("tef,edf->ted", hidden, down) + tensors[PREFIX + "down_proj_bias"].double()
 
 
-def make(kind: str, shard: ExpertShard, packed: bool) -> ResidentExperts | PackedExperts:
-    store: ResidentExperts | PackedExperts
-    if kind == "mxfp4":
+def make(kind: str, shard: ExpertShard, packed: bool) -> ResidentExperts | PackedExperts | SwizzledExperts:
+    store: ResidentExperts | PackedExperts | SwizzledExperts
+    if kind == "swizzled":
+        store = SwizzledExperts(shard, dtype=torch.float32, device=CPU, plans=Plans(4))
+    elif kind == "mxfp4":
         store = PackedExperts(shard, dtype=torch.float32, device=CPU)
     else:
         store = ResidentExperts(shard, dtype=getattr(torch, kind), device=CPU, packed_source=packed)
-    for parameter in store.parameters():
-        parameter.fill_(255 if parameter.dtype == torch.uint8 else torch.nan)
+    for tensor in store.state_dict().values():
+        tensor.fill_(torch.nan if tensor.is_floating_point() else 255)
     return store
 
 
@@ -100,6 +106,12 @@ def test_the_shards_together_are_the_whole(kind: str, packed: bool, width: int, 
             assert out.dtype == torch.float32
             y[:, mine.start : mine.stop] += out.gather(1, keys.argsort(1)[..., None].expand_as(out)).double()
     torch.testing.assert_close(y, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="GPU kernels want Triton, also under its interpreter")
+@pytest.mark.parametrize(("ep", "etp"), [(1, 1), (3, 2)])
+def test_swizzled_shards_together_are_the_whole(ep: int, etp: int) -> None:
+    test_the_shards_together_are_the_whole("swizzled", True, 96, ep, etp)
 
 
 @pytest.mark.parametrize(("hidden", "width", "name"), [(48, 64, "hidden_size"), (64, 33, "intermediate_size")])
