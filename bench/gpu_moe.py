@@ -12,6 +12,9 @@ import torch
 from yardmaster.bench.gpu_shapes import Shape
 from yardmaster.experts.base import ExpertShard
 from yardmaster.experts.resident import PackedExperts, ResidentExperts
+from yardmaster.experts.swizzled import SwizzledExperts
+from yardmaster.kernels.device import triton_runs_on
+from yardmaster.kernels.gpu.tuning import Plans, tuning_file
 from yardmaster.kernels.reference.experts import moe_experts
 from yardmaster.kernels.reference.mxfp4 import unpack
 from yardmaster.layers.moe import MoE
@@ -35,8 +38,12 @@ class Bench:
         s, device = self.shape, self.device
         mesh = Mesh.single(str(device))
         shard = ExpertShard(s.experts, s.hidden, s.width, range(s.experts), range(s.width), s.glu)
-        store: PackedExperts | ResidentExperts
-        if s.packed:
+        store: PackedExperts | ResidentExperts | SwizzledExperts
+        if s.packed and triton_runs_on(device):
+            plans = Plans(torch.cuda.get_device_properties(device).multi_processor_count)
+            plans.load(tuning_file(torch.cuda.get_device_name(device)))
+            store = SwizzledExperts(shard, dtype=torch.bfloat16, device=device, plans=plans)
+        elif s.packed:
             store = PackedExperts(shard, dtype=torch.bfloat16, device=device)
         else:
             store = ResidentExperts(shard, dtype=torch.bfloat16, device=device, packed_source=False)
@@ -101,12 +108,13 @@ def random_checkpoint(shape: Shape, device: str = "cuda") -> dict[str, torch.Ten
 
 
 def _fill(store: torch.nn.Module, shape: Shape) -> None:
-    for name, parameter in store.named_parameters():
-        if parameter.dtype == torch.uint8:
-            low, high = (117, 122) if "scales" in name else (0, 256)
-            parameter.data.random_(low, high)
+    for name, tensor in store.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.normal_(0, shape.hidden**-0.5)
+        elif "scales" in name:  # as stored, or as the exponents that a swizzled matrix has instead
+            tensor.view(torch.uint8).random_(*((117, 122) if tensor.dtype == torch.uint8 else (243, 248)))
         else:
-            parameter.data.normal_(0, shape.hidden**-0.5)
+            tensor.view(torch.uint8).random_(0, 256)
 
 
 def _call(layer: MoE, x_TD: torch.Tensor) -> Callable[[], object]:

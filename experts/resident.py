@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..kernels.experts import moe_experts, moe_experts_mxfp4
-from ..kernels.gpu.tuning import Plans
+from ..kernels.gpu.experts_plan import Choice
 from ..kernels.reference.mxfp4 import unpack
 from ..weights.slot import PACKED, Put, Slot, into
 from .base import ExpertShard
@@ -32,7 +32,7 @@ class ResidentExperts(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
         packed_source: bool,
-        plans: Plans | None = None,
+        plans: Choice | None = None,
     ) -> None:
         super().__init__()
         self.shard, self.packed_source, self.plans = shard, packed_source, plans

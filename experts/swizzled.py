@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..kernels.gpu.experts_plan import Choice
 from ..kernels.gpu.mxfp4_layout import Swizzled
-from ..kernels.gpu.tuning import Plans
 from ..weights.slot import Put, Slot
 from .base import ExpertShard
 from .resident import bias_slots, check_blocks, packed_slots, room
@@ -18,7 +18,7 @@ from .resident import bias_slots, check_blocks, packed_slots, room
 class SwizzledExperts(nn.Module):
     """As small as `PackedExperts`; `dtype`, that of biases and activations, is bfloat16. `plans` chooses the tiles."""
 
-    def __init__(self, shard: ExpertShard, *, dtype: torch.dtype, device: torch.device, plans: Plans) -> None:
+    def __init__(self, shard: ExpertShard, *, dtype: torch.dtype, device: torch.device, plans: Choice) -> None:
         super().__init__()
         check_blocks(shard)
         self.shard, self.plans = shard, plans

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -127,3 +127,20 @@ def _number(entry: dict[str, Any], name: str) -> int:
     if type(value) is not int or not 0 < value < 1 << 31:
         raise ValueError(f"{name} is {value!r}")
     return value
+
+
+def search(layer: Layer, plan: Plan, measure: Callable[[Plan], float], gain: float = 0.02) -> tuple[Plan, float]:
+    """From one plan to better ones, a step at a time, until none of the neighbours gains this part of the time.
+
+    `measure` gives a plan's time, infinity for one that cannot run. Returns the best plan and its time.
+    """
+    best, time = plan, measure(plan)
+    seen = {plan}
+    while True:
+        near = [other for other in neighbours(layer, best) if other not in seen]
+        seen.update(near)
+        times = [measure(other) for other in near]
+        if not times or min(times) >= time * (1 - gain):
+            return best, time
+        time = min(times)
+        best = near[times.index(time)]

@@ -11,7 +11,7 @@ import typer
 
 from ... import __version__
 from ...engine.client import EngineDead, EngineOverloaded
-from . import bench, chat, download, generate, init, serve
+from . import bench, chat, download, generate, init, serve, tune
 from .console import CommandError, close_stdout
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ app.command("play", hidden=True, help="The same as chat.")(chat.chat)
 app.command(rich_help_panel="Serve and talk")(generate.generate)
 app.command(rich_help_panel="Checkpoints")(download.download)
 app.command(rich_help_panel="Checkpoints")(init.init)
+app.command(rich_help_panel="Measure")(tune.tune)
 app.add_typer(bench.app, name="bench", rich_help_panel="Measure", context_settings=_HELP)
 
 

@@ -14,6 +14,7 @@ from yardmaster.kernels.gpu.tuning import (
     Plans,
     TuningError,
     neighbours,
+    search,
     shared_bytes,
     tuning_file,
 )
@@ -130,3 +131,30 @@ def test_a_file_that_is_no_json_is_named_too(tmp_path: Path, content: bytes) -> 
     path.write_bytes(content)
     with pytest.raises(TuningError, match="delete it and run"):
         Plans(132).load(path)
+
+
+def test_a_search_walks_to_the_best_plan_and_stops() -> None:
+    layer, asked = LAYERS[0], []
+    target = Plan(True, Tile(128, 32, 64, 4, 5), Tile(64, 16, 64, 4, 3, split=4))
+
+    def distance(plan: Plan) -> float:
+        """What a smooth device would measure: 1 for the target, 10 % more for each thing that is off."""
+        asked.append(plan)
+        if plan.up.warps == 8:
+            return float("inf")  # cannot run
+        off = sum(
+            getattr(tile, name) != getattr(goal, name)
+            for tile, goal in ((plan.up, target.up), (plan.down, target.down))
+            for name in ("block_n", "block_m", "block_k", "stages", "split")
+        )
+        return 1 + 0.1 * off
+
+    best, took = search(layer, choose(layer, 4, 132), distance)
+    assert (best, took) == (target, 1.0)
+    assert len(asked) == len(set(asked)), "a plan was measured twice"
+
+
+def test_a_search_stays_where_nothing_gains_enough() -> None:
+    start = choose(LAYERS[0], 4, 132)
+    best, took = search(LAYERS[0], start, lambda plan: 1.0 if plan == start else 0.99)
+    assert (best, took) == (start, 1.0)
