@@ -11,7 +11,8 @@ import torch
 
 from yardmaster.bench.gpu_shapes import Shape
 from yardmaster.experts.base import ExpertShard
-from yardmaster.experts.resident import PackedExperts, ResidentExperts
+from yardmaster.experts.packed import PackedExperts
+from yardmaster.experts.resident import ResidentExperts
 from yardmaster.experts.swizzled import SwizzledExperts
 from yardmaster.kernels.device import triton_runs_on
 from yardmaster.kernels.gpu.tuning import Plans, tuning_file

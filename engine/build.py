@@ -13,7 +13,8 @@ from ..cache.budget import most_pages, split_budget
 from ..cache.spec import CacheSpec, GroupSpec
 from ..cache.store import KVStore, page_bytes
 from ..experts.base import ExpertShard, ExpertStore
-from ..experts.resident import PackedExperts, ResidentExperts
+from ..experts.packed import PackedExperts
+from ..experts.resident import ResidentExperts
 from ..experts.swizzled import SwizzledExperts
 from ..kernels.cpu.host import available
 from ..kernels.device import triton_runs_on

@@ -12,7 +12,7 @@ from ..kernels.gpu.experts_plan import Choice
 from ..kernels.gpu.mxfp4_layout import Swizzled
 from ..weights.slot import Put, Slot
 from .base import ExpertShard
-from .resident import bias_slots, check_blocks, packed_slots, room
+from .slots import bias_slots, check_blocks, packed_slots, room
 
 
 class SwizzledExperts(nn.Module):

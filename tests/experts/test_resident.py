@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from yardmaster.experts.base import ExpertShard
-from yardmaster.experts.resident import PackedExperts, ResidentExperts
+from yardmaster.experts.packed import PackedExperts
+from yardmaster.experts.resident import ResidentExperts
 from yardmaster.experts.swizzled import SwizzledExperts
 from yardmaster.kernels.glu import Glu
 from yardmaster.kernels.gpu.tuning import Plans

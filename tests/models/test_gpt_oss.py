@@ -1,6 +1,7 @@
 """The model against transformers' GptOssForCausalLM in float32: whole, in chunks, token by token, in mixed batches."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ from yardmaster.cache.store import KVStore
 from yardmaster.engine.plan import Share, StepPlan
 from yardmaster.engine.step_builder import StepBuilder
 from yardmaster.experts.base import ExpertShard
-from yardmaster.experts.resident import PackedExperts, ResidentExperts
+from yardmaster.experts.packed import PackedExperts
+from yardmaster.experts.resident import ResidentExperts
+from yardmaster.experts.swizzled import SwizzledExperts
 from yardmaster.kernels.glu import Glu
+from yardmaster.kernels.gpu.tuning import Plans
 from yardmaster.kernels.reference.mxfp4 import pack, unpack
 from yardmaster.layers.rope_config import RopeConfig
 from yardmaster.models.config import ModelConfig
@@ -232,10 +236,28 @@ def test_requests_in_one_batch_do_not_touch_each_other():
         assert _difference(torch.cat(got[request]), want[request]) < 1e-5
 
 
+@pytest.mark.skipif(find_spec("triton") is None, reason="GPU kernels want Triton, also under its interpreter")
+def test_the_gpu_kernels_in_the_whole_model():
+    """MXFP4 experts as a GPU runs them, under Triton's interpreter in float32."""
+    hf, oracle = _oracle(num_hidden_layers=2)
+    tensors = dict(oracle.state_dict())
+    _to_mxfp4(tensors)
+    rig = Rig(
+        _config(hf, quantization="mxfp4"),
+        tensors,
+        lambda shard: SwizzledExperts(shard, dtype=torch.float32, device=CPU, plans=Plans(4)),
+    )
+    ids = torch.randint(0, VOCAB, (9,))
+    with torch.no_grad():
+        want = oracle(ids[None]).logits[0]
+    for sizes in ([9], [5, 1]):
+        assert _difference(rig.run(ids.tolist(), sizes), want) < 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_context_of_128k_tokens():
-    """Near the end of gpt-oss's longest context, transformers going there in chunks of its own through its own cache."""
+    """Near the end of gpt-oss's longest context; transformers goes there in chunks of its own, through its own cache."""
     hf, oracle = _oracle(num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, sliding_window=128)
     rig = Rig(_config(hf), dict(oracle.state_dict()), _resident(False), page_size=16, pages=8193)
     length, tail = hf.max_position_embeddings, 40
