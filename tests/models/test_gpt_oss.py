@@ -257,7 +257,7 @@ def test_the_gpu_kernels_in_the_whole_model():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_context_of_128k_tokens():
-    """Near the end of gpt-oss's longest context; transformers goes there in chunks of its own, through its own cache."""
+    """Near the end of the longest context; transformers goes there in chunks of its own, through its own cache."""
     hf, oracle = _oracle(num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, sliding_window=128)
     rig = Rig(_config(hf), dict(oracle.state_dict()), _resident(False), page_size=16, pages=8193)
     length, tail = hf.max_position_embeddings, 40
