@@ -43,7 +43,7 @@ class SchedulerConfig:
     max_num_seqs: int  # requests that run at once: the slots of the ranks' tables
     max_num_batched_tokens: int  # a step's token budget
     max_model_len: int  # prompt and output of one request
-    max_waiting: int = 4096  # requests that wait, preempted ones included
+    max_waiting: int = 4096  # requests beyond those that may run
 
     def __post_init__(self) -> None:
         for flag, value, low in (
@@ -117,8 +117,9 @@ class Scheduler:
                 f"prompt and output may come to {most} tokens, more than the key-value cache of "
                 f"{self.cache.tokens_capacity} tokens holds; lower max_tokens or shorten the prompt"
             )
-        if len(self._waiting) >= self.config.max_waiting:
-            raise QueueFull(f"{len(self._waiting)} requests are waiting already, as many as --max-waiting allows")
+        # Between two steps all that came wait, for a free place in the batch too: so both limits count together.
+        if len(self._live) >= self.config.max_num_seqs + self.config.max_waiting:
+            raise QueueFull(f"{len(self._live)} requests are here, as many as --max-num-seqs and --max-waiting allow")
         self._added += 1
         request.order = (request.priority, request.arrival, self._added)
         self._live[request.request_id] = request

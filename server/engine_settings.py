@@ -59,8 +59,14 @@ def model_directory(model: str | None, revision: str | None = None) -> Path:
 
     Raises ValueError, one line for the user.
     """
+    if not (model is None or model.strip()):
+        raise ValueError("MODEL must not be empty; leave it out for the demo")
+    if revision is not None and (model is None or Path(model).expanduser().is_dir()):
+        raise ValueError("--revision goes with a model on the hub, OWNER/NAME")
     if model is None:
         return demo_directory()
+    if Path(model).is_symlink() and not Path(model).exists():
+        raise ValueError(f"{model} is a link to {os.readlink(model)}, which is not there")
     from ..weights.hub import resolve
 
     return resolve(model, revision=revision)

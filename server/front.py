@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,25 +26,23 @@ from .. import __version__
 from ..engine.channel import private_address
 from ..engine.client import EngineDead
 from ..engine.config import EngineConfig
-from ..engine.sampling_params import SamplingParams
 from ..engine.worker import Build, build_model
 from ..engine.zmq_client import Ranks, ZmqEngineClient
 from ..models.hf_config import load_config
+from ..parallel.heads import split_heads
 from .http.app import create_app
 from .http.config import HttpConfig
 from .http.run import uvicorn_config
 from .http.service import Service
 from .launch import ANNOUNCE_VARIABLE, WORKER, Agent, Parent, World, join
 from .metrics import Metrics
-from .text.files import read_json_object
+from .text.generation_config import sampling_defaults
 from .text.template import ChatTemplate
 from .text.tokenizer import Tokenizer
 
 DEATH_SECONDS = 5  # for answers under way to end with their error, once the engine is dead
 TORCHRUN_DRAIN_SECONDS = 15  # torchrun kills its ranks 30 s after a signal, whatever still runs
 EVERYWHERE = "tcp://*:0"  # for ranks on other nodes; the socket asks for the shared secret
-_SMALL_FILE = 1 << 20
-_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 Launch = Callable[[str], Ranks]
 
@@ -72,6 +70,8 @@ def serve(engine: EngineConfig, http: HttpConfig, worker: Sequence[str] = WORKER
 
 def run(engine: EngineConfig, http: HttpConfig, address: str, launch: Launch) -> int:
     """Serve until a signal (0) or the engine's death (1). Raises ValueError when a file or an address is unusable."""
+    model = load_config(Path(engine.model))  # before any process is started
+    split_heads(model.num_heads, model.num_kv_heads, engine.parallel.tp, 0)
     with _listen(http) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Front(engine, http, listener).run(address, launch))
 
@@ -105,12 +105,17 @@ class _Front:
         self._listener = listener
         self._signalled = asyncio.Event()
         self._engine_up = asyncio.Event()
+        self._stopping = False
         self._server: _Server | None = None
 
     async def run(self, address: str, launch: Launch) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        size = self._engine.parallel
+        shape = f"{size.world_size} ranks (tp {size.tp}, dp {size.dp}, ep {size.ep})"
+        where = "1 rank" if size.world_size == 1 else shape
+        _say(f"version {__version__}, {self._http.served_model_names[0]} on {where}")
         client = ZmqEngineClient(self._engine, address, launch, _say)
         life = asyncio.create_task(self._live(client))
         service = None
@@ -118,6 +123,7 @@ class _Front:
             service = await asyncio.to_thread(make_service, self._engine, self._http, client)
             await self._answer(service, life)
         finally:
+            self._stopping = True
             await client.stop()
             reason = (await asyncio.gather(life, return_exceptions=True))[0]
             if service is not None and service.template is not None:
@@ -133,7 +139,7 @@ class _Front:
             self._engine_up.set()
             reason = await client.wait_dead()
         except EngineDead as error:
-            reason = None if self._signalled.is_set() else str(error)
+            reason = None if self._stopping or self._signalled.is_set() else str(error)
         if reason is not None:
             _say(reason)
         return reason
@@ -163,12 +169,15 @@ class _Front:
     async def _announce(self, server: _Server) -> None:
         await server.listening.wait()
         await self._engine_up.wait()
-        print(f"ready: {_url(self._listener)}", flush=True)
+        with contextlib.suppress(OSError):
+            print(f"ready: {_url(self._listener)}", flush=True)
 
     def _on_signal(self) -> None:
         if self._signalled.is_set() and self._server is not None:
-            self._server.force_exit = True  # asked twice: do not wait for answers
-        self._signalled.set()
+            self._server.force_exit = True
+        elif not self._signalled.is_set():
+            self._signalled.set()
+            _say("stopping; answers under way may end first, a second signal cuts them off")
 
 
 class _Server(uvicorn.Server):
@@ -205,21 +214,6 @@ def make_service(engine: EngineConfig, http: HttpConfig, client: ZmqEngineClient
     )
 
 
-def sampling_defaults(directory: Path) -> Mapping[str, float]:
-    """What generation_config.json says of sampling. Raises ValueError when it cannot be meant."""
-    path = directory / "generation_config.json"
-    try:
-        found = read_json_object(path, _SMALL_FILE)
-    except FileNotFoundError:
-        return {}
-    values = {name: found[name] for name in _DEFAULTS if found.get(name) is not None}
-    try:
-        msgspec.convert(values, SamplingParams)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return values
-
-
 def _listen(http: HttpConfig) -> socket.socket:
     """Bound, so that a port in use is known before the model loads; not yet listening. Raises ValueError."""
     try:
@@ -243,7 +237,8 @@ def _url(listener: socket.socket) -> str:
 
 
 def _say(line: str) -> None:
-    print(f"yardmaster: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # whoever read our output may be gone; that must not keep us from anything
+        print(f"yardmaster: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, NoReturn, TextIO, cast
+from typing import IO, TYPE_CHECKING, NoReturn, TextIO, cast
 
 from ..engine.channel import AGENT, RankSocket, shared_secret
 from ..engine.config import EngineConfig
@@ -27,6 +27,9 @@ from ..engine.messages import Failure
 from ..engine.watch import DRAIN_SECONDS, GRACE_SECONDS, PARENT_VARIABLE, ending
 from ..engine.worker import ADDRESS_VARIABLE, CONFIG_VARIABLE, Build, build_model, leave, limit_threads, run_worker
 from ..parallel.layout import ParallelConfig
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 WORKER = (sys.executable, "-m", "yardmaster.engine.worker")
 FRONT = (sys.executable, "-m", "yardmaster.server.front")
@@ -212,25 +215,34 @@ def main(arguments: Sequence[str]) -> int:
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
     )
     try:
-        elastic_launch(config, command[0])(*command[1:])
+        try:
+            elastic_launch(config, command[0])(*command[1:])
+        finally:
+            # The ranks are gone. The agent's handlers stay, and would raise at whatever is done from here on.
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+                signal.signal(number, signal.SIG_IGN)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        # One look may find several ended, and the first by its clock may be one that only lost the others: a signal
-        # that was not the agent's own tells more.
-        for other, ended in error.failures.items():
-            if ended.exitcode < 0 and ended.exitcode != -signal.SIGTERM:
-                rank, failure = other, ended
-        killed = failure.exitcode < 0
-        text = f"rank {rank} (process {failure.pid}) {ending(failure.exitcode)}"
-        if failure.exitcode == -signal.SIGKILL:
-            text += "; if nobody did this on purpose, the machine ran out of memory"
-        socket = RankSocket(address, AGENT)
-        socket.send(Failure(rank, text, symptom=not killed))
-        socket.close()
+        _tell(address, error)
         return 1
     except SignalException as error:
         return 128 + error.sigval
     return 0
+
+
+def _tell(address: str, error: ChildFailedError) -> None:
+    """Tell the front end which rank ended, and how."""
+    rank, failure = error.get_first_failure()
+    # One look may find several ended, and the first by its clock may be one that only lost the others: a signal
+    # that was not the agent's own tells more.
+    for other, ended in error.failures.items():
+        if ended.exitcode < 0 and ended.exitcode != -signal.SIGTERM:
+            rank, failure = other, ended
+    text = f"rank {rank} (process {failure.pid}) {ending(failure.exitcode)}"
+    if failure.exitcode == -signal.SIGKILL:
+        text += "; if nobody did this on purpose, the machine ran out of memory"
+    socket = RankSocket(address, AGENT)
+    socket.send(Failure(rank, text, symptom=failure.exitcode >= 0))
+    socket.close()
 
 
 def _until_orphaned() -> None:

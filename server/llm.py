@@ -19,7 +19,8 @@ from .cli.console import progress_bar
 from .engine_settings import engine_config, model_directory
 from .http.choice import HarmonySplitter, Piece, PlainSplitter, Splitter
 from .offline import Answer, Job, OfflineEngine
-from .text.harmony import is_harmony
+from .text.generation_config import sampling_defaults
+from .text.harmony import is_harmony, primer
 from .text.messages_in import plain_messages
 from .text.template import ChatTemplate
 from .text.tokenizer import Tokenizer
@@ -87,9 +88,9 @@ class LLM:
 
     def _open(self, config: EngineConfig, progress: Callable[[str], None]) -> None:
         directory = Path(config.model)
-        self._directory = directory
         self._model = load_config(directory)
         self.tokenizer = Tokenizer(directory)
+        self._defaults = sampling_defaults(directory)
         self._eos = self._model.eos_token_ids or self.tokenizer.eos_token_ids
         self._template = ChatTemplate.load(directory, self.tokenizer)
         self._engine = OfflineEngine(config, progress)
@@ -129,9 +130,12 @@ class LLM:
         params = self._params(sampling_params, len(listed))
         jobs, texts = [], []
         for i, (conversation, each) in enumerate(zip(listed, params, strict=True)):
-            text, ids = self._render(
-                conversation, add_generation_prompt, continue_final_message, chat_template_kwargs or {}
-            )
+            try:
+                text, ids = self._render(
+                    conversation, add_generation_prompt, continue_final_message, chat_template_kwargs or {}
+                )
+            except ValueError as error:
+                raise ValueError(f"messages[{i}]: {error}") from None
             jobs.append(self._job(ids, each, self._chat_splitter(ids, each), f"messages[{i}]"))
             texts.append(text)
         return self._run(jobs, texts, use_tqdm)
@@ -151,9 +155,7 @@ class LLM:
 
     def default_sampling_params(self, **changes: Any) -> SamplingParams:
         """What generation_config.json recommends, with `changes`. Raises ValueError, naming the field."""
-        from .front import sampling_defaults
-
-        return msgspec.convert({**sampling_defaults(self._directory), **changes}, SamplingParams, str_keys=True)
+        return msgspec.convert({**self._defaults, **changes}, SamplingParams, str_keys=True)
 
     def close(self) -> None:
         """Free the model and end its processes. Idempotent."""
@@ -179,11 +181,14 @@ class LLM:
         return list(given)
 
     def _encode(self, prompt: Prompt, name: str) -> tuple[str | None, list[int]]:
+        given: Any = prompt
         if isinstance(prompt, Mapping):
-            prompt = prompt["prompt_token_ids"] if "prompt_token_ids" in prompt else prompt.get("prompt", "")
-        if isinstance(prompt, str):
-            return prompt, self.tokenizer.encode(prompt, add_special_tokens=True)
-        ids: list[Any] = list(prompt) if isinstance(prompt, Sequence) else [None]
+            given = prompt.get("prompt_token_ids", prompt.get("prompt", ()))
+            if isinstance(given, str) and "prompt_token_ids" in prompt:
+                given = None
+        if isinstance(given, str):
+            return given, self.tokenizer.encode(given, add_special_tokens=True)
+        ids: list[Any] = list(given) if isinstance(given, Sequence) else [None]
         if not all(type(token) is int and 0 <= token < self._model.vocab_size for token in ids):
             raise ValueError(f"{name} must be a text or token ids from 0 to {self._model.vocab_size - 1}")
         return None, ids
@@ -203,8 +208,6 @@ class LLM:
 
     def _chat_splitter(self, ids: list[int], params: SamplingParams) -> Splitter:
         if is_harmony(self.tokenizer):
-            from .http.prompts import primer  # brings fastapi along, which nothing else here needs
-
             return HarmonySplitter(self.tokenizer, primer(self.tokenizer, ids))
         return PlainSplitter(self.tokenizer, params.skip_special_tokens)
 

@@ -76,6 +76,8 @@ def serve(
         seed=seed,
         api_key=api_key,
     )
+    if output_file is not None:
+        output_file.touch()  # what cannot be written is said before the work
     with progress_bar(unit="requests") as progress:
         task = progress.add_task("requests", total=num_prompts)
         try:

@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 import httpx
 
+from .address import base_url, key_headers
+
 Endpoint = Literal["chat", "completions"]
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 # Common words, so that a tokenizer makes about one token of each.
@@ -48,8 +50,10 @@ class Load:
     def __post_init__(self) -> None:
         if self.endpoint not in PATHS:
             raise ValueError(f"--endpoint must be chat or completions, got {self.endpoint!r}")
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(f"--base-url must start with http:// or https://, got {self.base_url!r}")
+        base_url(self.base_url, "--base-url")
+        key_headers(self.api_key)
+        if not 0 <= self.temperature <= 100:
+            raise ValueError(f"--temperature must be between 0 and 100, got {self.temperature}")
         if not self.request_rate > 0:
             raise ValueError(f"--request-rate must be above 0 (inf: all at once), got {self.request_rate}")
         for flag, value in (
@@ -123,12 +127,11 @@ async def run(
 
     Raises ConnectionError when the first request fails: then the rest would too.
     """
-    headers = {"Authorization": f"Bearer {load.api_key}"} if load.api_key else {}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     timeout = httpx.Timeout(load.timeout, connect=min(load.timeout, 30.0), pool=None)
     async with httpx.AsyncClient(
-        base_url=load.base_url.rstrip("/").removesuffix("/v1"),
-        headers=headers,
+        base_url=base_url(load.base_url, "--base-url"),
+        headers=key_headers(load.api_key),
         limits=limits,
         timeout=timeout,
         transport=transport,
@@ -275,10 +278,10 @@ async def _first_model(http: httpx.AsyncClient) -> str:
     try:
         response = await http.get("/v1/models")
         return str(response.json()["data"][0]["id"])
-    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-        raise ConnectionError(
-            f"{http.base_url}v1/models names no model ({type(error).__name__}): give --model"
-        ) from None
+    except httpx.HTTPError as error:
+        raise ConnectionError(f"{http.base_url} cannot be reached: {error or type(error).__name__}") from None
+    except (ValueError, LookupError, TypeError):
+        raise ConnectionError(f"{http.base_url} names no model (HTTP {response.status_code}): give --model") from None
 
 
 async def _bodies(http: httpx.AsyncClient, load: Load, model: str) -> list[dict[str, Any]]:

@@ -48,12 +48,17 @@ def chat(
 
     Ctrl-C stops an answer, or leaves at the prompt. /help lists the commands.
     """
+    remote = model is not None and model.startswith(("http://", "https://"))
+    if remote and (needless := engine.changed()):
+        raise ValueError(f"{', '.join(needless)}: with a URL the server has its own")
+    if not remote and served_model_name is not None:
+        raise ValueError("--served-model-name goes with a URL")
     fields = {"max_tokens": 1024} | sampling.given()
     if reasoning_effort is not None:
         fields["reasoning_effort"] = reasoning_effort
     with ExitStack() as stack:
         partner: Partner
-        if model is not None and model.startswith(("http://", "https://")):
+        if remote and model is not None:
             partner = stack.enter_context(closing(Remote(model, api_key, served_model_name, fields)))
         else:
             partner = stack.enter_context(closing(Local(engine.config(model), fields, note)))

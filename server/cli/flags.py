@@ -104,11 +104,19 @@ class EngineFlags:
     ] = None
     gpu_memory_utilization: Annotated[
         float,
-        typer.Option(metavar="SHARE", help="Part of a GPU's memory that the engine may take.", rich_help_panel=MEMORY),
+        typer.Option(
+            metavar="SHARE",
+            help="Part of a GPU's memory, or of what a CPU's host has free, that the engine may take.",
+            rich_help_panel=MEMORY,
+        ),
     ] = _ENGINE.gpu_memory_utilization
     kv_cache_memory_bytes: Annotated[
         int | None,
-        typer.Option(metavar="BYTES", help="Size of a rank's cache, instead of what is left.", rich_help_panel=MEMORY),
+        typer.Option(
+            metavar="BYTES",
+            help="A rank's cache; by default what is left, on a CPU 4 GiB or what one longest request takes.",
+            rich_help_panel=MEMORY,
+        ),
     ] = None
     block_size: Annotated[
         int, typer.Option(metavar="TOKENS", help="Tokens of a cache page.", rich_help_panel=MEMORY)
@@ -161,6 +169,11 @@ class EngineFlags:
         float,
         typer.Option(metavar="SECONDS", help="After so long a collective has failed.", rich_help_panel=PARALLEL),
     ] = _ENGINE.collective_timeout
+
+    def changed(self) -> list[str]:
+        """The flags that are not at their default."""
+        names = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        return [f"--{name.replace('_', '-')}" for name in names]
 
     def config(self, model: str | None, **changes: Any) -> EngineConfig:
         """Checks every flag first, and only then finds, fetches or makes the model. Raises ValueError."""

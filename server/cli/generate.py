@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -55,18 +56,15 @@ def generate(
         if chat and "prompt" in row:
             row["messages"] = [{"role": "user", "content": row.pop("prompt")}]
     config = engine.config(model)
+    # Opened before hours of work, not after them.
+    with nullcontext(sys.stdout) if output_file is None else open(output_file, "w") as file:
+        from ..llm import LLM
 
-    from ..llm import LLM
-
-    with LLM.of(config, note) as llm:
-        results = _run(llm, rows, given)
-    if prompt is not None and output_file is None:
-        print(plain(results[0].outputs[0].text))
-        return
-    if output_file is None:
-        _write(sys.stdout, results)
-    else:
-        with open(output_file, "w") as file:
+        with LLM.of(config, note) as llm:
+            results = _run(llm, rows, given)
+        if prompt is not None and output_file is None:
+            print(plain(results[0].outputs[0].text))
+        else:
             _write(file, results)
 
 

@@ -14,8 +14,8 @@ FAMILIES = ("gpt_oss",)
 _KINDS = {"s": "sliding_attention", "f": "full_attention"}
 
 
-def _size(help: str, low: int = 1) -> typer.models.OptionInfo:
-    return typer.Option(metavar="INT", min=low, help=help, rich_help_panel=SHAPE)
+def _size(help: str, high: int | None = None) -> typer.models.OptionInfo:
+    return typer.Option(metavar="INT", min=1, max=high, help=help, rich_help_panel=SHAPE)
 
 
 def init(
@@ -24,12 +24,14 @@ def init(
     dtype: Annotated[str, typer.Option(metavar="bfloat16|float16|float32", help="What weights are in.")] = "bfloat16",
     expert_dtype: Annotated[
         str | None,
-        typer.Option(metavar="mxfp4|DTYPE", help="mxfp4 packs the experts; by default as --dtype."),
+        typer.Option(metavar="mxfp4", help="mxfp4 packs the experts; by default they are as --dtype."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="INT", help="The same seed gives the same bytes.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="INT", min=0, max=(1 << 63) - 1, help="The same seed gives the same bytes.")
+    ] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
     hidden_size: Annotated[int, _size("Width of the residual stream.")] = 128,
-    num_layers: Annotated[int, _size("Decoder layers.")] = 4,
+    num_layers: Annotated[int, _size("Decoder layers.", 1024)] = 4,
     num_heads: Annotated[int, _size("Query heads.")] = 8,
     num_kv_heads: Annotated[int, _size("Key-value heads.")] = 2,
     head_dim: Annotated[int, _size("Width of a head; hidden size need not be heads x width.")] = 32,
@@ -56,12 +58,17 @@ def init(
     """
     if family not in FAMILIES:
         raise ValueError(f"--family must be one of {', '.join(FAMILIES)}, got {family!r}")
-    pattern = layer_types or "sf"
-    if not set(pattern) <= _KINDS.keys():
+    if expert_dtype not in (None, "mxfp4", dtype):
+        raise ValueError(f"--expert-dtype must be mxfp4, or as --dtype {dtype}, got {expert_dtype!r}")
+    if not directory.parts:
+        raise ValueError("DIR must not be empty; for this directory give .")
+    pattern = "sf" if layer_types is None else layer_types
+    if not pattern or not set(pattern) <= _KINDS.keys():
         raise ValueError(f"--layer-types takes the letters s and f, got {layer_types!r}")
 
     from ...models.hf_config import parameters
     from ...models.random_checkpoint import small_gpt_oss, write_random_checkpoint
+    from ...weights.errors import CheckpointError
 
     config = small_gpt_oss(
         hidden_size=hidden_size,
@@ -79,14 +86,20 @@ def init(
     )
     with progress_bar(quiet) as progress:
         task = progress.add_task("writing", total=None)
-        made = write_random_checkpoint(
-            directory,
-            config,
-            dtype=dtype,
-            experts=expert_dtype or dtype,
-            seed=seed,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+        try:
+            made = write_random_checkpoint(
+                directory,
+                config,
+                dtype=dtype,
+                experts=expert_dtype or dtype,
+                seed=seed,
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        except CheckpointError as error:
+            if Path(error.file).name != "config.json":
+                raise
+            fact = str(error).partition("config.json: ")[2].rpartition(";")[0]  # its mend is for a file, not for flags
+            raise ValueError(f"the flags describe no model: {fact}") from None
     if not quiet:
         size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
         note(f"{directory}: {parameters(made) / 1e6:.1f} M parameters, {size / 1e6:.1f} MB")

@@ -73,8 +73,6 @@ def serve(
         int,
         typer.Option(metavar="INT", help="Requests that may queue, per group; more get a 503.", rich_help_panel=MEMORY),
     ] = EngineConfig(model="-").scheduler.max_waiting,
-    # Scripts written for vLLM give it; requests are never logged here.
-    disable_log_requests: Annotated[bool, typer.Option("--disable-log-requests", hidden=True)] = False,
 ) -> None:
     """Serve a model behind the OpenAI HTTP API.
 

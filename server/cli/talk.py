@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .address import base_url, key_headers
 from .console import CommandError
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ class Remote:
     def __init__(self, url: str, api_key: str | None, model: str | None, fields: Mapping[str, Any]) -> None:
         import httpx
 
-        base = url.rstrip("/").removesuffix("/v1")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        base, headers = base_url(url, "MODEL|URL"), key_headers(api_key)
         self._http = httpx.Client(base_url=base, headers=headers, timeout=httpx.Timeout(600.0, connect=10.0))
         self._fields = fields
         try:

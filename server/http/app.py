@@ -17,7 +17,8 @@ from .service import Service
 
 def create_app(service: Service, config: HttpConfig) -> FastAPI:
     """The ASGI application. Starting and stopping `service.client` is the caller's business, at any time."""
-    app = FastAPI(title="Yardmaster", version=__version__, redirect_slashes=False)
+    # No pages of documentation: they would run scripts from a host that is not ours. /openapi.json has it all.
+    app = FastAPI(title="Yardmaster", version=__version__, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.add_middleware(Guard, config=config)
     app.add_middleware(Observe, metrics=service.metrics, max_requests=config.max_requests)  # outermost
     errors.install(app)

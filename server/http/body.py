@@ -10,6 +10,7 @@ import pydantic_core
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from ..text.json_bounds import JsonCount
 from .config import HttpConfig
 from .errors import ApiError, bad_request
 
@@ -19,7 +20,9 @@ Model = TypeVar("Model", bound=BaseModel)
 async def read_model(request: Request, model: type[Model], config: HttpConfig) -> Model:
     """The request's JSON body as `model`. Raises ApiError: 408, 413, 415, or 400 with the field's path in `param`."""
     raw = await _read(request, config)
-    # A body may hold a million little lists, all alive: walking them again and again is most of the time it takes.
+    if excess := JsonCount().excess(raw):
+        raise ApiError(413, f"The body holds {excess}; send less in one request.")
+    # What is made of the body is all alive: walking it again and again would be most of the time it takes.
     gc.disable()
     try:
         return model.model_validate_json(raw)

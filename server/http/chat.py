@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from ... import __version__
+from ..text.harmony import primer
 from .body import read_model
 from .choice import Choice, HarmonySplitter, Piece, PlainSplitter, Splitter
 from .config import HttpConfig
@@ -17,8 +18,8 @@ from .errors import bad_request
 from .generation import Generation
 from .logprobs import chat_logprobs, prompt_logprobs
 from .openapi import json_body
-from .prompts import primer, render_chat
-from .sampling import check_common, sampling_params, submits
+from .prompts import render_chat
+from .sampling import check_common, check_prompt_logprobs, sampling_params, submits
 from .schema.chat import ChatRequest
 from .service import Service
 from .stream import answer
@@ -38,6 +39,7 @@ def router(service: Service, config: HttpConfig) -> APIRouter:
         _check(body, config)
         service.admit()
         prompt = await render_chat(body, body.messages, service)
+        check_prompt_logprobs(body.prompt_logprobs, len(prompt) * (body.n or 1), "prompt_logprobs")
         params = sampling_params(
             body,
             service,

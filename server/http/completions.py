@@ -18,7 +18,7 @@ from .errors import bad_request
 from .generation import Generation
 from .logprobs import CompletionLogprobs, prompt_logprobs
 from .openapi import json_body
-from .sampling import check_common, sampling_params, submits
+from .sampling import check_common, check_prompt_logprobs, sampling_params, submits
 from .schema.completions import CompletionRequest
 from .service import Service
 from .stream import answer
@@ -38,6 +38,9 @@ def router(service: Service, config: HttpConfig) -> APIRouter:
         _check(body, config)
         service.admit()
         prompts, shown = await _prompts(body, service)
+        tokens = sum(map(len, prompts)) * (body.n or 1)
+        check_prompt_logprobs(body.prompt_logprobs, tokens, "prompt_logprobs")
+        check_prompt_logprobs(body.logprobs if body.echo else None, tokens, "logprobs")
         identity = f"cmpl-{uuid.uuid4().hex}"
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
         sequences = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 MIN_KEY_LENGTH = 8
+MAX_NAME = 4096  # characters: by default it is the model's path
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,15 @@ class HttpConfig:
     shutdown_timeout: int = 30  # how long running answers may go on after a signal
 
     def __post_init__(self) -> None:
-        if not self.served_model_names or not all(self.served_model_names):
-            raise ValueError("--served-model-name must give at least one name, and none of them empty")
+        if not self.served_model_names:
+            raise ValueError("--served-model-name must give at least one name")
+        for name in self.served_model_names:
+            if not (name.strip() == name and name.isprintable() and 0 < len(name) <= MAX_NAME):
+                raise ValueError(
+                    f"--served-model-name must be printable, without spaces around, 1 to {MAX_NAME} long, got {name!r}"
+                )
+        if not self.host:
+            raise ValueError("--host must not be empty")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
         for key in self.api_keys:
@@ -43,6 +51,8 @@ class HttpConfig:
                 raise ValueError(
                     f"--api-key must be at least {MIN_KEY_LENGTH} printable ASCII characters without spaces"
                 )
+        if self.api_keys and self.no_auth:
+            raise ValueError("--api-key (or YARDMASTER_API_KEY) and --no-auth contradict each other: give one of them")
         if not (self.api_keys or self.no_auth or is_loopback(self.host)):
             raise ValueError(
                 f"--host {self.host} is open to other machines: give --api-key KEY, or --no-auth if that is meant"

@@ -20,7 +20,7 @@ from .errors import ApiError, internal_error, report, unavailable
 
 log = logging.getLogger("yardmaster.http")
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/ping", "/version", "/metrics", "/docs", "/redoc", "/openapi.json"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/ping", "/version", "/metrics", "/openapi.json"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _NOT_AN_ID = re.compile(rb"[^A-Za-z0-9._:-]+")

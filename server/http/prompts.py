@@ -7,7 +7,6 @@ from typing import Any
 
 from ..text.messages_in import MessageError, plain_messages
 from ..text.template import TemplateError
-from ..text.tokenizer import Tokenizer
 from .errors import bad_request
 from .schema.chat import Message, TemplateFields
 from .service import Service
@@ -48,17 +47,3 @@ def _keywords(body: TemplateFields) -> dict[str, Any]:
     if body.reasoning_effort is not None:
         keywords["reasoning_effort"] = body.reasoning_effort
     return keywords
-
-
-def primer(tokenizer: Tokenizer, prompt: list[int]) -> list[int]:
-    """What of Harmony's last message, after `<|start|>assistant`, the prompt holds already.
-
-    Nothing where the model begins the message itself; the header where the template does; text as well where the
-    request wants its last message continued. The parser reads it first, so that the rest falls into its channel.
-    """
-    start = tokenizer.special_texts.get("<|start|>")
-    if start is None or start not in prompt:
-        return []
-    tail = prompt[len(prompt) - prompt[::-1].index(start) :]
-    role = tokenizer.encode("assistant")
-    return tail[len(role) :] if tail[: len(role)] == role else []

@@ -20,6 +20,7 @@ def bounded_protocol(max_header_bytes: int, header_timeout: float) -> type[async
     class BoundedProtocol(HttpToolsProtocol):
         _head_bytes = 0
         _in_head = True
+        _message_ended = False
         _head_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
@@ -31,9 +32,11 @@ def bounded_protocol(max_header_bytes: int, header_timeout: float) -> type[async
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            self._message_ended = False
             super().data_received(data)
-            # A head that came whole within this data is not counted: `Guard` measures it.
-            if self._in_head and self.parser is not None:
+            # A head that came whole within this data is not counted: `Guard` measures it. Nor is data in which a
+            # message ended: it is that message's body, and at most the beginning of the next head.
+            if self._in_head and not self._message_ended and self.parser is not None:
                 if self._head_timer is None:
                     self._await_head()
                 self._head_bytes += len(data)
@@ -47,7 +50,7 @@ def bounded_protocol(max_header_bytes: int, header_timeout: float) -> type[async
 
         def on_message_complete(self) -> None:
             super().on_message_complete()
-            self._in_head = True
+            self._in_head = self._message_ended = True
             self._head_bytes = 0
 
         def send_400_response(self, msg: str) -> None:
@@ -60,7 +63,8 @@ def bounded_protocol(max_header_bytes: int, header_timeout: float) -> type[async
             body = encode_json(error.body)
             head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
             # Amid an answer to an earlier request this one's error would corrupt it: then the connection just ends.
-            if self.cycle is None or self.cycle.response_complete:
+            answering = self.cycle is not None and not self.cycle.response_complete
+            if not answering or not (self.cycle.response_started or self.pipeline):
                 self.transport.write(STATUS_LINE[error.status] + head.encode() + body)
             self.transport.close()
 

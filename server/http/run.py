@@ -21,7 +21,7 @@ def uvicorn_config(app: FastAPI, config: HttpConfig) -> uvicorn.Config:
         http=bounded_protocol(config.max_header_bytes, config.header_timeout),
         ws="none",
         lifespan="off",
-        log_level="warning",
+        log_level="error",  # its warnings are about what clients send: anyone could fill a disk with them
         log_config=None,
         access_log=False,
         server_header=False,

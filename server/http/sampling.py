@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 import uuid
 from typing import Any
@@ -15,6 +14,8 @@ from .config import HttpConfig
 from .errors import ApiError, bad_request
 from .schema.fields import Body, SamplingFields
 from .service import Service, context_exceeded
+
+MAX_PROMPT_LOGPROBS = 1 << 17  # of a request: a quarter of a second to word them, and tens of megabytes
 
 _COPIED = (
     "min_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
@@ -35,6 +36,13 @@ def check_common(body: Body, config: HttpConfig) -> None:
             raise bad_request("stream_options: allowed only with stream=true", "stream_options")
         if (body.n or 1) > config.max_sequences:
             raise bad_request(f"n: at most {config.max_sequences}, got {body.n}", "n")
+
+
+def check_prompt_logprobs(logprobs: int | None, tokens: int, param: str) -> None:
+    """`tokens`: of all prompts, as often as they run. Raises ApiError 400 when the answer would be out of measure."""
+    if logprobs is not None and tokens * (logprobs + 1) > MAX_PROMPT_LOGPROBS:
+        message = f"{param}: {tokens} prompt tokens times {logprobs + 1} exceed {MAX_PROMPT_LOGPROBS} log-probabilities"
+        raise bad_request(message, param)
 
 
 def sampling_params(
@@ -85,14 +93,20 @@ def _logit_bias(body: SamplingFields, vocab_size: int) -> dict[int, float]:
 def submits(
     request_id: str, prompt: list[int], params: SamplingParams, n: int, seed: int | None, service: Service
 ) -> list[Submit]:
-    """`n` sequences of one prompt. The i-th takes seed + i, so that they differ and can still be repeated."""
-    first = secrets.randbits(62) if seed is None else seed
+    """`n` sequences of one prompt. The i-th takes seed + i, so that they differ and can still be repeated.
+
+    Without a seed the engine's client gives each its own, from the server's --seed.
+    """
+
+    def nth(i: int) -> int | None:
+        return None if seed is None else (seed + i + SEED_LIMIT) % (2 * SEED_LIMIT) - SEED_LIMIT
+
     arrival = time.time()
     return [
         Submit(
             request_id=f"{request_id}-{uuid.uuid4().hex[:12]}",
             prompt_token_ids=prompt,
-            params=msgspec.structs.replace(params, seed=(first + i + SEED_LIMIT) % (2 * SEED_LIMIT) - SEED_LIMIT),
+            params=msgspec.structs.replace(params, seed=nth(i)),
             eos_token_ids=service.eos_token_ids,
             arrival=arrival,
         )

@@ -63,10 +63,8 @@ class Service:
     def refuse_hopeless(self, text: str, param: str) -> None:
         """Spares the tokenizer a text that is too long even if each of its tokens were the longest there is."""
         limit = self.client.max_model_len
-        if len(text) > LONG_TEXT and len(text) > limit * self.longest_token:
-            raise context_exceeded(
-                limit, f"the {param} alone have at least {-(-len(text) // self.longest_token)}", param
-            )
+        if len(text) > LONG_TEXT and (size := self.tokenizer.least_bytes(text)) > limit * self.longest_token:
+            raise context_exceeded(limit, f"the {param} alone have at least {-(-size // self.longest_token)}", param)
 
     def check_ids(self, ids: list[int], param: str) -> None:
         """Raises ApiError naming the first id that the model has no row for."""

@@ -120,6 +120,9 @@ async def answer(
         # 499, as nginx has it, for the count; there is no one left to read it.
         if pieces is None:
             return Response(status_code=499)
-        return Response(encode_json(whole(pieces)), media_type="application/json")
+        # Log-probabilities can be many: worded in a thread, they hold up nobody.
+        many = any(piece.logprobs or piece.prompt_logprobs for piece in pieces)
+        body = await asyncio.to_thread(whole, pieces) if many else whole(pieces)
+        return Response(encode_json(body), media_type="application/json")
     finally:
         await generation.close()

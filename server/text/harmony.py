@@ -43,6 +43,20 @@ def is_harmony(tokenizer: Tokenizer) -> bool:
     return {"<|start|>", "<|channel|>", "<|message|>", "<|end|>"} <= tokenizer.special_texts.keys()
 
 
+def primer(tokenizer: Tokenizer, prompt: list[int]) -> list[int]:
+    """What of Harmony's last message, after `<|start|>assistant`, the prompt holds already.
+
+    Nothing where the model begins the message itself; the header where the template does; text as well where the
+    request wants its last message continued. The parser reads it first, so that the rest falls into its channel.
+    """
+    start = tokenizer.special_texts.get("<|start|>")
+    if start is None or start not in prompt:
+        return []
+    tail = prompt[len(prompt) - prompt[::-1].index(start) :]
+    role = tokenizer.encode("assistant")
+    return tail[len(role) :] if tail[: len(role)] == role else []
+
+
 class HarmonyParser:
     """Of one sequence, generated after `<|start|>assistant`. Never raises, whatever the tokens.
 

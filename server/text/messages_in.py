@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .json_bounds import JsonCount
+
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Types of content parts that are text, and the field it stands in."""
 
@@ -21,12 +23,18 @@ class MessageError(ValueError):
 def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Content parts joined by newlines (as vLLM does), null fields dropped, tool call arguments read from their JSON.
 
-    Raises MessageError on a part that is not text (image, audio, video, file), and on arguments that are no object.
+    Raises MessageError on a part that is not text (image, audio, video, file), on arguments that are no object, and on
+    what is no list of messages.
     """
-    return [_plain(message, f"messages.{place}") for place, message in enumerate(messages)]
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        raise MessageError("messages must be a list", "messages")
+    count = JsonCount()
+    return [_plain(message, f"messages.{place}", count) for place, message in enumerate(messages)]
 
 
-def _plain(message: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _plain(message: Mapping[str, Any], path: str, count: JsonCount) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise MessageError("a message must be an object with a role and content", path)
     plain = {name: value for name, value in message.items() if value is not None}
     content = plain.get("content")
     if isinstance(content, Sequence) and not isinstance(content, str):
@@ -37,7 +45,7 @@ def _plain(message: Mapping[str, Any], path: str) -> dict[str, Any]:
     if calls is not None:
         if not isinstance(calls, Sequence) or isinstance(calls, str):
             raise MessageError("tool_calls must be a list", f"{path}.tool_calls")
-        plain["tool_calls"] = [_call(call, f"{path}.tool_calls.{place}") for place, call in enumerate(calls)]
+        plain["tool_calls"] = [_call(call, f"{path}.tool_calls.{place}", count) for place, call in enumerate(calls)]
     return plain
 
 
@@ -54,13 +62,15 @@ def _text(part: Any, path: str) -> str:
     return text
 
 
-def _call(call: Any, path: str) -> Any:
+def _call(call: Any, path: str, count: JsonCount) -> Any:
     """Templates print `arguments` as JSON themselves, so they must be an object here and not a string of JSON."""
     if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):
         raise MessageError("a tool call must be an object with a function", path)
     function = dict(call["function"])
     arguments = function.get("arguments")
     if isinstance(arguments, str):
+        if excess := count.excess(arguments.encode("utf-8", "surrogatepass")):
+            raise MessageError(f"the arguments of all calls hold {excess}", f"{path}.function.arguments")
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
         except (ValueError, RecursionError):

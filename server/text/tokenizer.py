@@ -8,6 +8,7 @@ characters. The server's own text gets the secret names through `mark`, ids and 
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ MAX_CONFIG_BYTES = 16 << 20
 REPLACEMENT = "\ufffd"
 
 T = TypeVar("T")
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time gains nothing, and forks draw warnings
 
 
 class TokenizerError(ValueError):
@@ -129,7 +132,14 @@ class Tokenizer:
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         if not text.isascii():  # lone surrogates, which JSON lets through, are not Unicode text
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        return self._run(lambda: self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        # The batch's call lets other threads run meanwhile, a single text's does not; "fast" leaves out the offsets.
+        return self._run(lambda: self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+
+    def least_bytes(self, text: str) -> int:
+        """The tokens of `text` have at least so many bytes together."""
+        if self._backend.normalizer is not None or text.isascii():  # a normalizer may compose characters
+            return len(text)
+        return len(text.encode("utf-8", "surrogatepass"))
 
     # Ids to text
 

@@ -185,12 +185,12 @@ class Yard:
         try:
             self.scheduler.add(Request(submit, 0))
         except QueueFull:
-            assert stats.waiting >= MAX_WAITING
+            assert stats.running + stats.waiting >= self.config.max_num_seqs + MAX_WAITING
         except ValueError:
             assert not self.could_run(submit)
         else:
             assert self.could_run(submit)
-            assert stats.waiting < MAX_WAITING
+            assert stats.running + stats.waiting < self.config.max_num_seqs + MAX_WAITING
             self.followed[submit.request_id] = Followed(submit)
             self.live.append(submit.request_id)
 

@@ -90,7 +90,16 @@ def test_help_is_quick_because_it_imports_little() -> None:
         (["serve", "--gpu-memory-utilization", "1.5"], "--gpu-memory-utilization"),
         (["serve", "--host", "0.0.0.0"], "--api-key"),
         (["serve", "--api-key", "short"], "--api-key must be at least"),
+        (["serve", "--api-key", "long-enough", "--no-auth"], "--no-auth"),
+        (["serve", "--disable-log-requests"], "--disable-log-requests"),
+        (["serve", "--revision", "main"], "--revision goes with"),
+        (["serve", ".", "--revision", "main"], "--revision goes with"),
+        (["chat", "http://127.0.0.1:9", "--tp", "2", "--dtype", "float32"], "--dtype, --tensor-parallel-size"),
+        (["chat", ".", "--served-model-name", "x"], "--served-model-name goes with a URL"),
         (["serve", "--served-model-name", ""], "--served-model-name"),
+        (["serve", "--served-model-name", " a"], "--served-model-name"),
+        (["serve", "--host", ""], "--host must not be empty"),
+        (["serve", ""], "MODEL must not be empty"),
         (["serve", "--log-level", "loud"], "--log-level"),
         (["serve", "./nowhere"], "nowhere"),
         (["serve", "--config", "nowhere.yaml"], "nowhere.yaml"),
@@ -103,6 +112,12 @@ def test_help_is_quick_because_it_imports_little() -> None:
         (["init", "x", "--family", "bert"], "--family"),
         (["init", "x", "--layer-types", "sx"], "--layer-types"),
         (["init", "x", "--num-layers", "0"], "--num-layers"),
+        (["init", "x", "--num-layers", "1000000000000"], "--num-layers"),
+        (["init", "x", "--layer-types", ""], "--layer-types"),
+        (["init", "x", "--seed", str(2**63)], "--seed"),
+        (["init", "x", "--dtype", "float32", "--expert-dtype", "bfloat16"], "--expert-dtype"),
+        (["init", "x", "--head-dim", "3"], "the flags describe no model: head_dim is 3; rotary"),
+        (["init", ""], "DIR must not be empty"),
         (["init", "x", "--vocab-size", "10"], "vocabulary"),
         (["init", "x", "--dtype", "int8"], "dtype"),
         (["download", "no"], "no"),
@@ -110,6 +125,12 @@ def test_help_is_quick_because_it_imports_little() -> None:
         (["bench", "serve", "--request-rate", "0"], "--request-rate"),
         (["bench", "serve", "--num-prompts", "0"], "--num-prompts"),
         (["bench", "serve", "--base-url", "127.0.0.1"], "--base-url"),
+        (["bench", "serve", "--base-url", "http://[::1"], "--base-url"),
+        (["bench", "serve", "--base-url", "http://127.0.0.1:99999"], "--base-url"),
+        (["bench", "serve", "--api-key", "\u00e9"], "--api-key must be printable"),
+        (["bench", "serve", "--temperature", "nan"], "--temperature"),
+        (["chat", "http://[::1"], "must be an address"),
+        (["chat", "http://127.0.0.1:9", "--api-key", "two words"], "--api-key must be printable"),
     ],
 )
 def test_a_users_slip_is_one_line_and_exit_code_2(
@@ -136,7 +157,7 @@ def test_flags_become_configs(served: Any, tmp_path: Path) -> None:
         "--max-model-len", "4096", "--gpu-memory-utilization", "0.5", "--kv-cache-memory-bytes", "1000000",
         "--block-size", "32", "--max-num-seqs", "7", "--max-num-batched-tokens", "300", "--max-waiting", "9",
         "--load-format", "dummy", "--expert-dtype", "bfloat16", "--device", "cpu", "--seed", "5",
-        "--collective-timeout", "30", "--num-cpu-threads", "3", "--disable-log-requests",
+        "--collective-timeout", "30", "--num-cpu-threads", "3",
         "--host", "0.0.0.0", "--port", "81", "--api-key", "first-key", "--api-key", "second-key",
         "--served-model-name", "a", "--served-model-name", "b",
     )  # fmt: skip
@@ -173,14 +194,16 @@ def test_config_file(served: Any, tmp_path: Path) -> None:
     file = tmp_path / "serve.yaml"
     file.write_text(
         f"model: {tmp_path}\nport: 81\nmax_num_seqs: 7\ngpu-memory-utilization: 0.25\ntp: 2\n"
-        "no-auth: true\napi-key: [first-key, second-key]\nserved-model-name: me\n"
+        "api-key: [first-key, second-key]\nserved-model-name: me\n"
     )
     engine, http = served("--config", str(file), "--port", "82")
     assert engine.model == str(tmp_path)
-    assert (http.port, http.no_auth, http.served_model_names) == (82, True, ("me",))
+    assert (http.port, http.served_model_names) == (82, ("me",))
     assert http.api_keys == ("first-key", "second-key")
     assert (engine.scheduler.max_num_seqs, engine.gpu_memory_utilization, engine.parallel.tp) == (7, 0.25, 2)
     assert served(str(tmp_path / ".."), "--config", str(file))[0].model == str(tmp_path / "..")
+    file.write_text("no-auth: true\nhost: 0.0.0.0\n")
+    assert served(str(tmp_path), "--config", str(file))[1].no_auth
     file.write_text("")
     assert served(str(tmp_path), "--config", str(file))[1].port == 8000
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,9 @@ def test_generate_a_file(checkpoint: Path, llm: LLM, tmp_path: Path) -> None:
         ('{"prompt": "a", "top_p": 7}', "prompt 2: top_p"),
         ('{"prompt": [9999]}', r"prompts[1]"),
         ('{"prompt": 7}', r"prompts[1]"),
+        ('{"prompt_token_ids": "abc"}', r"prompts[1]"),
+        ('{"messages": "hi"}', r"messages[0]: messages must be a list"),
+        ('{"messages": [1]}', r"messages[0]: a message must be an object"),
     ],
 )
 def test_generate_names_the_bad_line(
@@ -213,6 +218,20 @@ def test_generate_names_the_bad_line(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert words in error
+
+
+def test_an_output_that_cannot_be_written_is_said_first(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["generate", str(checkpoint), "-p", "a", "-o", "/nowhere/out.jsonl", *ENGINE]) == 1
+    assert capsys.readouterr().err == "error: /nowhere/out.jsonl: No such file or directory\n"
+
+
+def test_a_program_with_a_model_needs_no_web_framework() -> None:
+    script = (
+        "import sys, yardmaster; yardmaster.LLM; "
+        "print([m for m in ('torch', 'fastapi', 'starlette', 'uvicorn', 'pydantic', 'httpx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_the_demo_is_made_once(

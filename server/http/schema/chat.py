@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .fields import MAX_TOKENS, Body, Name, SamplingFields, Text
 
-MAX_MESSAGES = 1 << 16
+MAX_MESSAGES = 4096
 
 
 class Part(BaseModel):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ....engine.sampling_params import MAX_TOP_K, SEED_LIMIT
+from ..config import MAX_NAME
 
 MAX_TOKENS = 1 << 24
 MAX_TEXT = 1 << 28  # characters; the body's limit comes first
@@ -22,6 +23,7 @@ TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1, max_length=MAX_IDS)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
+ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 
 # Fields of OpenAI or vLLM that would change the answer, with the values that ask for nothing. None always asks for
@@ -47,6 +49,7 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "prompt_embeds": (),
     "use_beam_search": (False,),
     "length_penalty": (1, 1.0),
+    "best_of": (1,),  # completions have a field of that name
     "bad_words": ([],),
     "allowed_token_ids": (),
     "truncate_prompt_tokens": (),
@@ -65,7 +68,7 @@ class Body(BaseModel):
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow", protected_namespaces=())
 
-    model: Name | None = Field(None, description="One of /v1/models; the served one when absent.")
+    model: ModelName | None = Field(None, description="One of /v1/models; the served one when absent.")
 
     def not_offered(self) -> str | None:
         """The first field that asks for something this server does not do."""

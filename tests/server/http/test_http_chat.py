@@ -11,7 +11,7 @@ import pytest
 
 from yardmaster.engine.messages import RequestOutput, TokenLogprob
 from yardmaster.server.http.choice import HarmonySplitter
-from yardmaster.server.http.prompts import primer
+from yardmaster.server.text.harmony import primer
 
 HELLO = [{"role": "user", "content": "hi"}]
 ANSWER = "<|channel|>analysis<|message|>Think é🙂<|end|><|start|>assistant<|channel|>final<|message|>Hello wörld🙂"
@@ -167,11 +167,10 @@ def test_n_choices_have_seeds_of_their_own(plain: Any) -> None:
     assert len(set(ids)) == 6
 
 
-def test_unseeded_requests_get_a_seed(plain: Any) -> None:
+def test_unseeded_requests_are_seeded_by_the_engines_client(plain: Any) -> None:
     chat(plain, {"n": 2})
     seeds = [submit.params.seed for submit in plain.engine.submitted]
-    assert None not in seeds
-    assert len(set(seeds)) == 2
+    assert seeds == [None, None]  # LiveRequests draws them, from --seed
 
 
 def test_parameters_reach_the_engine(plain: Any) -> None:

@@ -48,6 +48,37 @@ def test_not_http(plain: Any, live: Callable[..., str]) -> None:
             assert error_of(everything(connection), 400)["code"] == "invalid_http"
 
 
+@pytest.mark.parametrize("size", [40_000, 300_000, 3_000_000])
+def test_a_large_body_is_no_head(plain: Any, live: Callable[..., str], size: int) -> None:
+    app = plain.app()
+    body = json.dumps({"prompt": "a", "x": "y" * size}).encode()
+    with connect(live(app, plain.config)) as connection:
+        for last in (False, True):  # the connection goes on, and is not taken for a slow head either
+            close = b"connection: close\r\n" if last else b""
+            connection.sendall(HEAD + close + b"content-length: %d\r\n\r\n" % len(body) + body)
+            if not last:
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert everything(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_idle_connection_outlives_the_time_for_a_head(plain: Any, live: Callable[..., str]) -> None:
+    app = plain.app(header_timeout=0.3)
+    with connect(live(app, plain.config)) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            time.sleep(0.8)
+
+
+def test_a_body_that_is_not_http(plain: Any, live: Callable[..., str]) -> None:
+    app = plain.app()
+    url = live(app, plain.config)
+    for garbage in (b"transfer-encoding: chunked\r\n\r\nzzz\r\n", b"transfer-encoding: gzip\r\n\r\n{}"):
+        with connect(url) as connection:
+            connection.sendall(HEAD + garbage)
+            assert error_of(everything(connection), 400)["code"] == "invalid_http"
+
+
 @pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nx: ", b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 100])
 def test_an_endless_head(plain: Any, live: Callable[..., str], start: bytes) -> None:
     app = plain.app(max_header_bytes=4000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -53,3 +54,24 @@ def test_what_is_not_text_is_refused_with_its_path(message: dict[str, Any], para
     with pytest.raises(MessageError) as caught:
         plain_messages([{"role": "user", "content": "ok"}, {"role": "assistant"} | message])
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"), [("hi", "messages"), ({"role": "user"}, "messages"), ([1], "messages.0")]
+)
+def test_what_is_no_list_of_messages(messages: Any, param: str) -> None:
+    with pytest.raises(MessageError) as found:
+        plain_messages(messages)
+    assert found.value.param == param
+
+
+def test_the_arguments_of_all_calls_are_counted_before_they_are_parsed() -> None:
+    def turn(arguments: str, count: int) -> dict[str, Any]:
+        return {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}] * count}
+
+    honest = json.dumps({"rows": [[i, 'a [quoted] "text"', {}] for i in range(1000)]})
+    assert len(plain_messages([turn(honest, 10)])[0]["tool_calls"]) == 10
+    lists = "{" + '"a":[' + "[]," * 5000 + "1]}"
+    with pytest.raises(MessageError, match="more than 32768 lists and objects") as found:
+        plain_messages([turn(lists, 4), turn(lists, 4)])
+    assert found.value.param == "messages.1.tool_calls.2.function.arguments"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -233,7 +235,7 @@ def test_a_panic_of_the_library_is_an_error(tmp_path: Path, checkpoint: Callable
         """What pyo3 raises when Rust panics; it cannot be imported."""
 
     class Panicking:
-        def encode(self, *_: object, **__: object) -> None:
+        def encode_batch_fast(self, *_: object, **__: object) -> None:
             raise PanicException("called `Option::unwrap()`\non a `None` value")
 
     tokenizer = Tokenizer(checkpoint("harmony"))
@@ -248,3 +250,24 @@ def test_dropout_is_off(tmp_path: Path, checkpoint: Callable[..., Path]) -> None
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
     tokenizer = Tokenizer(tmp_path)
     assert len({tuple(tokenizer.encode("the quick brown fox jumps")) for _ in range(20)}) == 1
+
+
+def test_a_long_text_leaves_other_threads_free(tokenizer_of: TokenizerOf) -> None:
+    tokenizer = tokenizer_of("harmony")
+    thread = threading.Thread(target=lambda: tokenizer.encode("the fox é " * 60_000))
+    thread.start()
+    turns = 0
+    while thread.is_alive():
+        time.sleep(0.001)
+        turns += 1
+    assert turns > 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_has_no_fewer_bytes_than_said(kind: str, tokenizer_of: TokenizerOf) -> None:
+    tokenizer = tokenizer_of(kind)
+    for text in ("", "the fox" * 9, "Gr\u00f6\u00dfe \U0001f642" * 9, "e\u0301" * 9):
+        assert 0 <= tokenizer.least_bytes(text) <= len(text.encode())
+    if kind == "harmony":
+        text = "Gr\u00f6\u00dfe \U0001f642"
+        assert tokenizer.least_bytes(text) == sum(map(len, map(tokenizer.token_bytes, tokenizer.encode(text))))
