@@ -11,6 +11,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from .channel import RankSocket
@@ -134,7 +135,8 @@ def _run(
 
 def _speak(line: str) -> None:
     """To the person who waits for the start: ranks are alike, so the first of a machine speaks for all."""
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody listens any more
+        print(line, file=sys.stderr, flush=True)
 
 
 def report_of(rank: int, built: BuiltEngine) -> RankReport:

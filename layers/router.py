@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from ..kernels.linear import linear
-from ..kernels.reference.routing import route_topk_softmax
+from ..kernels.routing import route
+from ..kernels.routing_rule import RoutingRule
 from ..parallel.linear import weight
 from ..weights.slot import Slot, into
 
@@ -19,12 +20,12 @@ class TopKRouter(nn.Module):
 
     def __init__(self, hidden: int, num_experts: int, k: int, *, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
-        self.k = k
+        self.rule = RoutingRule(k, "top_softmax")
         self.weight = weight(num_experts, hidden, dtype=dtype, device=device)
         self.bias = weight(num_experts, dtype=dtype, device=device)
 
     def forward(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return route_topk_softmax(linear(x_TD, self.weight, self.bias), self.k)
+        return route(linear(x_TD, self.weight, self.bias), self.rule)
 
     def slots(self, prefix: str) -> list[Slot]:
         return [

@@ -1,10 +1,10 @@
 """MXFP4 weights in the order in which a matrix instruction's lanes want them, made once while loading.
 
-A granule is 16 rows by 64 columns: 512 bytes of codes, of which lane l of a warp owns the 16 bytes at 16 l, and 32 bytes
-of scales. Granules of the same rows follow each other, so a warp reads whole runs of 512 bytes and more. Lane l holds
-what it needs of the left operand of a bfloat16 product m16 x k16 (rows l / 4 and l / 4 + 8, columns 2 (l % 4), the next,
-and both 8 further): four words, in this order those of the first 32 columns and of row l / 4, of the first 32 columns
-and of row l / 4 + 8, then both for the other 32 columns. A word is eight codes of one row, two in each of four registers.
+A granule is 16 rows by 64 columns: 512 bytes of codes, of which lane l of a warp owns the 16 bytes at 16 l, and 32
+bytes of scales. Granules of the same rows follow each other, so a warp reads whole runs of 512 bytes and more. Lane l
+owns what it needs of the left operand of a bfloat16 product m16 x k16 (rows l / 4 and l / 4 + 8, columns 2 (l % 4), the
+next, and both 8 further): four words, in this order those of the first 32 columns in row l / 4 and in row l / 4 + 8,
+then of the other 32 columns. A word is eight codes of one row, two in each of four registers.
 
 Bits lie in a word where few instructions make bfloat16 of them (weights_mxfp4.py). In each half of a word, s being the
 sign, e the exponent's two bits and m the mantissa's one, and a number saying which register's code it is:
@@ -69,8 +69,8 @@ class Swizzled:
     def empty(cls, experts: int, rows: int, columns: int, gated: bool, device: torch.device | str) -> Swizzled:
         """Room for `experts` matrices, to be filled by `put`."""
         words, scales = swizzled_shapes(experts, rows, columns)
-        make = {"dtype": torch.int32, "device": device}
-        return cls(torch.empty(words, **make), torch.empty(scales, **make), rows, columns, gated)  # type: ignore[arg-type]
+        made = [torch.empty(shape, dtype=torch.int32, device=device) for shape in (words, scales)]
+        return cls(made[0], made[1], rows, columns, gated)
 
     def put(self, expert: int, blocks: torch.Tensor, scales: torch.Tensor) -> None:
         """Stores one expert's blocks (rows, columns / 32, 16) and scales (rows, columns / 32); errors of `swizzle`."""
@@ -106,8 +106,9 @@ def swizzle(blocks: torch.Tensor, scales: torch.Tensor, gated: bool) -> tuple[to
     rows, groups = scales.shape
     if gated and rows % 2:
         raise ValueError(f"gates and ups come in pairs, got {rows} rows")
-    if scales.numel() and int(scales.max()) > LARGEST_SCALE:
-        raise ValueError(f"MXFP4 scale {int(scales.max())}: above {LARGEST_SCALE}, weights of 12 and more, none is taken")
+    largest = int(scales.max()) if scales.numel() else 0
+    if largest > LARGEST_SCALE:
+        raise ValueError(f"MXFP4 scale {largest}: at most {LARGEST_SCALE} is supported on a GPU, that is weights to 12")
     shapes = swizzled_shapes(1, rows, groups * BLOCK)
     words, exponents = (torch.empty(shape[1:], dtype=torch.int32, device=blocks.device) for shape in shapes)
     for first in range(0, rows, STRETCH):
@@ -136,7 +137,7 @@ def _words(blocks: torch.Tensor, gated: bool) -> torch.Tensor:
     codes_NK = _rows(_fill_up(codes_NK, COLUMNS), gated)
     # rows: granule, half, row of 8; columns: granule, half, register (its halves first), lane of the row, next column
     codes = codes_NK.unflatten(1, (-1, 2, 2, 2, 4, 2)).unflatten(0, (-1, 2, 8))
-    codes = codes.permute(0, 3, 2, 7, 4, 1, 5, 6, 8).flatten(6, 7)  # granule …, row, lane, word's two bits, register, next
+    codes = codes.permute(0, 3, 2, 7, 4, 1, 5, 6, 8).flatten(6, 7)  # …, row, lane, a word's two bits, register, next
     words = torch.zeros(codes.shape[:6], dtype=torch.int32, device=blocks.device)
     for register in range(4):
         for half in range(2):

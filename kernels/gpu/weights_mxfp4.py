@@ -89,7 +89,9 @@ def mxfp4_tile(
     if not WIDE:
         # Does nothing, but hides the joins from a rule of the compiler (it halves the width that it believes the codes
         # came with) by which mma.sync would want another order of columns than wgmma does.
-        values = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [values], dtype=tl.bfloat16, is_pure=False, pack=2)
+        values = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [values], dtype=tl.bfloat16, is_pure=False, pack=2
+        )
     return values
 
 

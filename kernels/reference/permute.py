@@ -26,20 +26,28 @@ def ungroup(order_R: torch.Tensor, pairs: int) -> torch.Tensor:
     return positions_N.scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
 
 
+def gather(x_TD: torch.Tensor, index_R: torch.Tensor) -> torch.Tensor:
+    """rows_RD = x_TD[index_R], any dtype."""
+    return x_TD.index_select(0, index_R)
+
+
 def weighted_sum(
-    rows_RD: torch.Tensor, positions_TK: torch.Tensor | None, weights_TK: torch.Tensor | None = None
+    rows_RD: torch.Tensor,
+    positions_TK: torch.Tensor | None,
+    weights_TK: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """y[t] = sum over k of weights[t, k] * rows[positions[t, k]], in the order of k; the position R adds nothing.
 
     Without positions slot k of token t is row t * K + k. Without weights every slot counts once, and there must be
-    positions. Returns y_TD float32, summed in it (float64 for float64 rows).
+    positions. Returns y_TD in `dtype`, summed in float32 (float64 for float64 rows), which also is the default.
     """
     k = (weights_TK if positions_TK is None else positions_TK).shape[1]  # type: ignore[union-attr]
     total = torch.promote_types(rows_RD.dtype, torch.float32)
     tokens = len(rows_RD) // max(1, k) if positions_TK is None else len(positions_TK)
     y_TD = torch.zeros((tokens, rows_RD.shape[1]), dtype=total, device=rows_RD.device)
     if len(rows_RD) == 0:
-        return y_TD
+        return y_TD.to(dtype or total)
     for slot in range(k):
         if positions_TK is None:
             slot_TD = rows_RD[slot::k].to(total)
@@ -49,7 +57,7 @@ def weighted_sum(
             y_TD.add_(slot_TD)
         else:
             y_TD.addcmul_(slot_TD, weights_TK[:, slot, None].to(total))
-    return y_TD
+    return y_TD.to(dtype or total)
 
 
 def _rows_or_zero(rows_RD: torch.Tensor, positions_TK: torch.Tensor, slot: int) -> torch.Tensor:

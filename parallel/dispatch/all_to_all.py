@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.reference.permute import group, ungroup, weighted_sum
+from ...kernels.permute import gather, group, ungroup, weighted_sum
 from ..collectives import Group
 from ..layout import split
 from .base import Counters, Dispatched
@@ -55,7 +55,7 @@ class AllToAllDispatcher:
             token_S = order_S % max(1, len(x_TD))
 
             parcel_TB = pack(x_TD, ids_TK, weights_TK)
-            parcel_MB = self.ep.all_to_all(parcel_TB.index_select(0, token_S), sent, received)
+            parcel_MB = self.ep.all_to_all(gather(parcel_TB, token_S), sent, received)
             x_MD, ids_MK, weights_MK = unpack(parcel_MB, x_TD.dtype, ids_TK.shape[1])
 
             # The pairs that are this rank's, in their old order.
@@ -75,11 +75,11 @@ class AllToAllDispatcher:
     def combine(self, rows: torch.Tensor, handle: _Handle) -> torch.Tensor:
         """As the protocol says; between ranks a token's partial sum travels in x's dtype."""
         with self.counters.combining():
-            partial_MD = weighted_sum(rows, handle.positions_MK, handle.weights_MK).to(handle.dtype)
+            partial_MD = weighted_sum(rows, handle.positions_MK, handle.weights_MK, handle.dtype)
             partial_SD = self.ep.all_to_all(partial_MD, handle.received, handle.sent)
             back = sum(handle.received) - handle.received[self.ep.index]
             self.counters.combine_bytes += back * partial_MD.element_size() * partial_MD.shape[1]
-            return weighted_sum(partial_SD, handle.home_TJ).to(handle.dtype)
+            return weighted_sum(partial_SD, handle.home_TJ, dtype=handle.dtype)
 
     def _agree(self, goes_TP: torch.Tensor, owner_TK: torch.Tensor) -> tuple[list[int], list[int], int]:
         """Tokens to send to each rank, tokens to receive from each, and R, the rows that will arrive.

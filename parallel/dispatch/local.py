@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.reference.permute import weighted_sum
+from ...kernels.permute import weighted_sum
 from .base import Counters, Dispatched
 
 
@@ -28,4 +28,4 @@ class LocalDispatcher:
 
     def combine(self, rows: torch.Tensor, handle: _Handle) -> torch.Tensor:
         with self.counters.combining():
-            return weighted_sum(rows.flatten(0, -2), None, handle.weights_TK).to(handle.dtype)
+            return weighted_sum(rows.flatten(0, -2), None, handle.weights_TK, handle.dtype)
