@@ -62,25 +62,45 @@ def rounded(pairs: int) -> int:
 def choose(layer: Layer, pairs: int, processors: int) -> Plan:
     """The plan for so many pairs on a device of so many multiprocessors."""
     pairs = rounded(pairs)
-    if pairs > FEW_PAIRS:
+    few = pairs <= FEW_PAIRS
+    if layer.format == "mxfp4":
+        tile = _packed_tile(layer, pairs, processors)
+    elif few:
+        tile = _tile(layer.format, 16 if pairs <= 64 else 32)
+    else:
         # Room for a third more than the mean: experts are never evenly chosen, and a second tile reads weights again.
         block_m = min(128 if layer.format == "fp8" else 256, max(16, rounded(pairs * 4 // (3 * max(1, layer.experts)))))
         tile = _tile(layer.format, block_m)
+    if not few:
         return Plan(False, tile, tile)
-    tile = _tile(layer.format, 16 if pairs <= 64 else 32)
     programs = min(pairs, layer.experts) * -(-layer.hidden // tile.block_n)
-    # Two programs a multiprocessor at least, or the last ones to finish decide; a part keeps eight steps or more.
+    # Eight warps a multiprocessor at least, or the last ones to finish decide; a part keeps eight steps or more.
     steps = -(-layer.width // tile.block_k)
     split = 1
-    while programs * split < 2 * processors and steps // (2 * split) >= 8:
+    while programs * split * tile.warps < 8 * processors and steps // (2 * split) >= 8:
         split *= 2
     return Plan(True, tile, replace(tile, split=split))
 
 
+def _packed_tile(layer: Layer, pairs: int, processors: int) -> Tile:
+    """For weights that are expanded in registers, which costs instructions for each tile of tokens: docs/kernels.md."""
+    mean = pairs / max(1, layer.experts)
+    room = mean + 2.5 * mean**0.5  # what nearly every expert stays below
+    if room <= 8:
+        # One or two warps a program: mma.sync. 64 rows share their tokens' loads, where that leaves programs enough.
+        programs = min(pairs, layer.experts) * 2 * layer.width // 64
+        return Tile(64 if programs >= 6 * processors else 32, block_m=8, block_k=128, warps=2, stages=4)
+    if room <= 16:
+        return Tile(64, 16, 128, warps=2, stages=4)
+    if room <= 32 or pairs <= FEW_PAIRS:
+        return Tile(128, 32, 128, warps=4, stages=4)
+    return Tile(128, 64 if mean <= 160 else 128, 64, warps=4, stages=4)
+
+
 def _tile(weights: str, block_m: int) -> Tile:
     if block_m <= 32:
-        # 64 rows by 128 columns a step: 4 KiB packed, 16 KiB plain, with five or three more steps on their way.
-        return Tile(64, block_m, 128, warps=4, stages=6 if weights == "mxfp4" else 4)
+        # 64 rows by 128 columns a step: 16 KiB with three more steps on their way.
+        return Tile(64, block_m, 128, warps=4, stages=4)
     block_k = 128 if weights == "fp8" else 64  # a step of FP8 lies within one square of scales
     if block_m <= 64:
         return Tile(128, block_m, block_k, warps=4, stages=4)

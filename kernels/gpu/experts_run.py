@@ -144,4 +144,4 @@ def _arrivals(plan: Plan, pairs: int, down: Matrices, device: torch.device) -> t
 
 def _resident(tile: Tile) -> int:
     """Programs that a multiprocessor holds at once, of a fixed number that share out the tiles."""
-    return 1 if tile.warps >= 8 else 2
+    return max(1, 8 // tile.warps)

@@ -28,10 +28,10 @@ DEVICE = "cuda" if ON_GPU else "cpu"
 # The interpreter cuts bfloat16 off where the hardware rounds; in float32 it shows every wrong index to six digits.
 DTYPE, CLOSE = (torch.bfloat16, 8e-3) if ON_GPU else (torch.float32, 3e-6)
 GPT_OSS, SILU = Glu(7.0, 1.702, 1.0), Glu()
-SMALL = Tile(16, 8, 64, warps=1, stages=1)
+SMALL = Tile(32, 8, 64, warps=1, stages=1)
 PLANS = {
     "few": Plan(True, SMALL, SMALL),
-    "few, split": Plan(True, SMALL, Tile(16, 8, 64, warps=1, stages=1, split=2)),
+    "few, split": Plan(True, SMALL, Tile(32, 8, 64, warps=1, stages=1, split=2)),
     "many": Plan(False, SMALL, Tile(32, 16, 128, warps=1, stages=1)),
 }
 
@@ -171,8 +171,8 @@ def test_what_does_not_fit_together_is_refused() -> None:
         moe_experts_mxfp4(x, keys, down, up_bias, gate_up, down_bias, SILU)
     with pytest.raises(ValueError, match="fit together"):
         moe_experts_mxfp4(x[:, :32], keys, gate_up, up_bias, down, down_bias, SILU)
+    fewer = Swizzled(down.words[:1], down.scales[:1], 64, 32, gated=False)
     with pytest.raises(ValueError, match="of 2 experts, down of 1"):
-        fewer = Swizzled(down.words[:1], down.scales[:1], 64, 32, gated=False)
         moe_experts_mxfp4(x, keys, gate_up, up_bias, fewer, down_bias, SILU)
 
 
