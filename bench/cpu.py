@@ -88,12 +88,22 @@ def _machine() -> str:
 
 
 def _make(directory: Path) -> Path:
-    command = [sys.executable, "-m", "yardmaster", "init", str(directory), "--family", "gpt_oss", "--experts", "mxfp4"]
+    command = [
+        sys.executable,
+        "-m",
+        "yardmaster",
+        "init",
+        str(directory),
+        "--family",
+        "gpt_oss",
+        "--expert-dtype",
+        "mxfp4",
+    ]
     for flag, value in {
         "--hidden-size": 960,
-        "--layers": 10,
-        "--heads": 16,
-        "--kv-heads": 4,
+        "--num-layers": 10,
+        "--num-heads": 16,
+        "--num-kv-heads": 4,
         "--num-experts": 32,
         "--experts-per-token": 4,
         "--expert-width": 960,
