@@ -1,143 +1,135 @@
-"""What the compiler makes of the GPU kernels, without a GPU: registers, spills, load widths, matrix instructions.
+"""What the compiler makes of the GPU kernels in the true shapes of the models, without a GPU.
 
-    python -m yardmaster.bench.compiled [--arch 90] [--shapes gpt-oss-120b …] [--tokens 1 128 …]
+    python -m yardmaster.bench.compiled [--arch 90] [--shapes gpt-oss-120b …] [--tokens 1 128 …] [--plan 64,16,128,2,4]
 
-Compiles the fused mixture-of-experts products for a target with the tiles that the plan chooses for each shape and
-number of tokens. Bytes and operations are counted, a time is none: predictions stand in docs/kernels.md, as such.
+Registers, spills, shared memory, widths of loads, the matrix instruction, and what a turn of the loop over columns
+costs: instructions that a lane issues for each weight, and how many of the loop's instructions move values between
+lanes. Nothing here is a time; predictions stand in docs/kernels.md, as such.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
-import subprocess
-import tempfile
-from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 os.environ.pop("TRITON_INTERPRET", None)
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+import torch
 
 from yardmaster.bench.gpu_shapes import SHAPES, Shape
-from yardmaster.kernels.gpu.experts_plan import Layer, Tile, choose
-from yardmaster.kernels.gpu.experts_run import pairs_block
-from yardmaster.kernels.gpu.grouped_gemm import grouped_gemm
+from yardmaster.kernels.gpu.compiled import COMPILER, Compiled, Launch, compile_launch, record
+from yardmaster.kernels.gpu.experts import moe_experts
+from yardmaster.kernels.gpu.experts_fp8 import moe_experts_fp8
+from yardmaster.kernels.gpu.experts_mxfp4 import moe_experts_mxfp4
+from yardmaster.kernels.gpu.experts_plan import Layer, Plan, Tile, choose
+from yardmaster.kernels.gpu.gather import gather
+from yardmaster.kernels.gpu.mxfp4_layout import Swizzled
+from yardmaster.kernels.gpu.route import route
+from yardmaster.kernels.gpu.weighted_sum import weighted_sum
+from yardmaster.kernels.routing_rule import RoutingRule
 
 PROCESSORS = 132  # an H100's
-POINTERS = {
-    "x": "*bf16",
-    "bias": "*bf16",
-    "out": "*bf16",
-    "partials": "*fp32",
-    "arrivals": "*i32",
-    "keys": "*i64",
-    "order": "*i64",
-    "counts": "*i64",
-}
-WEIGHTS = {"dense": ("*bf16", "*bf16"), "mxfp4": ("*i32", "*i32"), "fp8": ("*fp8e4nv", "*fp32")}
-FREE = ("pairs", "cells")  # not specialised
+TOKENS = (1, 8, 32, 128, 512, 2048, 8192)
+HEADER = (
+    f"{'shape':<21} {'tokens':>6} {'kernel':<22} {'tile n,m,k,split':<18} {'warps':>5} {'stages':>6} {'regs':>4} "
+    f"{'spill':>5} {'shared':>6} {'loads':<19} {'matrix':<9} {'loop':>5} {'a value':>7} {'moved':>5}"
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    registers: int
-    spills: int  # bytes of local memory
-    shared: int  # bytes
-    conversions: int  # layout conversions of weights through shared memory, in the loop
-    instructions: Counter[str]
-
-    @property
-    def products(self) -> int:
-        return sum(count for name, count in self.instructions.items() if name.startswith("HGMMA"))
-
-
-def compile_product(shape: Shape, tokens: int, gated: bool, arch: int = 90) -> tuple[Tile, Report]:
-    """One of the two products of a layer, as it would be launched for so many tokens."""
-    weights = "mxfp4" if shape.packed else "dense"
+def movement(shape: Shape, tokens: int) -> Callable[[], object]:
+    """What stands around the experts: the choice of them, rows for dispatch, the weighted sum of what comes back."""
     pairs = tokens * shape.k
-    plan = choose(Layer(weights, shape.experts, shape.hidden, shape.width), pairs, PROCESSORS)
-    tile = plan.up if gated else plan.down
-    outs, inner = (2 * shape.width, shape.hidden) if gated else (shape.hidden, shape.width)
-    constants = {
-        "token": None,
-        "FORMAT": weights,
-        "GATED": gated,
-        "HAS_BIAS": True,
-        "HAS_TOKEN": False,
-        "FEW": plan.few,
-        "BY_EXPERT": shape.experts < pairs,
-        "CLEARS": gated and plan.down.split > 1,
-        "PAIRS_BLOCK": pairs_block(pairs) if plan.few else 1,
-        "EXPERTS_BLOCK": triton.next_power_of_2(shape.experts),
-        "BLOCK_N": tile.block_n,
-        "BLOCK_M": tile.block_m,
-        "BLOCK_K": tile.block_k,
-        "SPLIT": tile.split if plan.few else 1,
-        "STAGES": tile.stages,
-        "WIDE": False,
-    }
-    sizes = {"slots": shape.k, "experts": shape.experts, "outs": outs, "inner": inner}
-    signature, attributes = {}, {}
-    for index, name in enumerate(grouped_gemm.arg_names):
-        if name in constants:
-            signature[name] = "constexpr"
-        elif name in ("weights", "scales"):
-            signature[name] = WEIGHTS[weights][name == "scales"]
-        elif name in POINTERS:
-            signature[name] = POINTERS[name]
-        else:
-            signature[name] = "fp32" if name in ("limit", "alpha", "shift") else "i32"
-        whole = signature[name].startswith("*") or (name not in FREE and sizes.get(name, 1) % 16 == 0)
-        if name not in constants and whole:
-            attributes[(index,)] = [["tt.divisibility", 16]]
-    source = ASTSource(fn=grouped_gemm, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": tile.warps, "num_stages": tile.stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    return tile, _report(compiled)
+    logits, x = torch.empty(tokens, shape.experts), torch.empty(tokens, shape.hidden, dtype=torch.bfloat16)
+    index, rows = torch.empty(pairs, dtype=torch.int64), torch.empty(pairs, shape.hidden, dtype=torch.bfloat16)
+    weights = torch.empty(tokens, shape.k)
+
+    def work() -> None:
+        route(logits, RoutingRule(shape.k, "top_softmax"))
+        gather(x, index)
+        weighted_sum(rows, None, weights, torch.bfloat16)
+
+    return work
 
 
-def _report(compiled: triton.compiler.CompiledKernel) -> Report:
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage = _run(tools / "cuobjdump", "-res-usage", file.name)
-        listing = _run(tools / "nvdisasm", "-c", file.name)
-    registers, stack = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))  # type: ignore[index]
-    found = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)", listing, re.MULTILINE)
-    conversions = len(re.findall(r"ttg\.convert_layout .*-> tensor<\d+x\d+xbf16, #ttg\.dot_op", compiled.asm["ttgir"]))
-    return Report(registers, stack, compiled.metadata.shared, conversions, Counter(found))
+def experts(shape: Shape, weights: str, tokens: int, plan: Plan) -> Callable[[], object]:
+    """A layer of routed experts, on memory that is never touched."""
+    e, hidden, width = shape.experts, shape.hidden, shape.width
+    x = torch.empty(tokens, hidden, dtype=torch.bfloat16)
+    keys = torch.empty(tokens, shape.k, dtype=torch.int64)
+    biases = (torch.empty(e, 2 * width, dtype=torch.bfloat16), torch.empty(e, hidden, dtype=torch.bfloat16))
+    if weights == "mxfp4":
+        up, down = Swizzled.empty(e, 2 * width, hidden, True, "cpu"), Swizzled.empty(e, hidden, width, False, "cpu")
+        return lambda: moe_experts_mxfp4(x, keys, up, biases[0], down, biases[1], shape.glu, plan=plan)
+    dtype = torch.float8_e4m3fn if weights == "fp8" else torch.bfloat16
+    plain = (torch.empty(e, 2 * width, hidden, dtype=dtype), torch.empty(e, hidden, width, dtype=dtype))
+    if weights == "dense":
+        return lambda: moe_experts(x, keys, plain[0], biases[0], plain[1], biases[1], shape.glu, plan=plan)
+    high, wide = -(-hidden // 128), -(-width // 128)
+    scales = torch.empty(e, 2, wide, high), torch.empty(e, high, wide)
+    return lambda: moe_experts_fp8(
+        x, keys, plain[0], scales[0], biases[0], plain[1], scales[1], biases[1], shape.glu, plan=plan
+    )
 
 
-def _run(*command: object) -> str:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout
+def report(name: str, tokens: int, work: Callable[[], object], arch: int) -> Iterator[str]:
+    """One line a launch."""
+    for launch in record(work):
+        made = compile_launch(launch, arch)
+        a, warps = launch.arguments, launch.options.get("num_warps", 4)
+        tile = "/".join(str(a[f"BLOCK_{side}"]) for side in "NMK" if f"BLOCK_{side}" in a)
+        if a.get("SPLIT", 1) > 1:
+            tile += f" in {a['SPLIT']}"
+        widths = " ".join(f"{n}x{bits}" for bits, n in sorted(made.load_widths.items(), reverse=True))
+        stages, loop = launch.options.get("num_stages", 3), made.loop.total()
+        yield (
+            f"{name:<21} {tokens:>6} {launch.kernel.__name__ + _variant(launch):<22} {tile:<18} {warps:>5} {stages:>6} "
+            f"{made.registers:>4} {made.spills:>5} {made.shared:>6} {widths:<19} {made.matrix:<9} {loop:>5} "
+            f"{_a_value(launch, made, warps):>7} {made.moved:>5}"
+        )
+
+
+def _variant(launch: Launch) -> str:
+    if "GATED" not in launch.arguments:
+        return ""
+    return " up" if launch.arguments["GATED"] else " down"
+
+
+def _a_value(launch: Launch, made: Compiled, warps: int) -> str:
+    """Instructions of the loop that a lane issues for each weight."""
+    if not made.loop or "BLOCK_K" not in launch.arguments:
+        return ""
+    return f"{made.loop.total() * 32 * warps / (launch.arguments['BLOCK_N'] * launch.arguments['BLOCK_K']):.2f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", type=int, default=90, help="compute capability times ten")
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
-    parser.add_argument("--tokens", nargs="+", type=int, default=[1, 8, 32, 128, 512, 2048, 8192])
+    parser.add_argument("--tokens", nargs="+", type=int, default=list(TOKENS))
+    parser.add_argument("--format", choices=("mxfp4", "dense", "fp8"), help="instead of the shape's own")
+    parser.add_argument("--experts-only", action="store_true", help="no routing, gather and weighted sum")
+    parser.add_argument("--plan", help="n,m,k,warps,stages of both products instead of the plan's choice")
     options = parser.parse_args()
-    print(f"Triton {triton.__version__}, sm_{options.arch}")
-    print("shape                 tokens product    n    m    k split  regs spill  shared  HGMMA  ld128 ld<128   instr")
+    print(f"{COMPILER}, sm_{options.arch}\n{HEADER}")
+    seen: set[object] = set()
     for name in options.shapes:
+        shape = SHAPES[name]
+        if not options.experts_only:
+            for line in report(name, options.tokens[-1], movement(shape, options.tokens[-1]), options.arch):
+                print(line, flush=True)
+        weights = options.format or ("mxfp4" if shape.packed else "dense")
         for tokens in options.tokens:
-            for gated in (True, False):
-                tile, report = compile_product(SHAPES[name], tokens, gated, options.arch)
-                loads = {op: n for op, n in report.instructions.items() if op.startswith(("LDGSTS", "LDG."))}
-                wide = sum(n for op, n in loads.items() if "128" in op)
-                print(
-                    f"{name:<21} {tokens:>6} {'up' if gated else 'down':<7} {tile.block_n:>4} {tile.block_m:>4} "
-                    f"{tile.block_k:>4} {tile.split:>5} {report.registers:>5} {report.spills:>5} {report.shared:>7} "
-                    f"{report.products:>6} {wide:>6} {sum(loads.values()) - wide:>6} {report.instructions.total():>7}",
-                    flush=True,
-                )
+            pairs = tokens * shape.k
+            plan = choose(Layer(weights, shape.experts, shape.hidden, shape.width), pairs, PROCESSORS)
+            if options.plan:
+                tile = Tile(*map(int, options.plan.split(",")))
+                plan = Plan(plan.few, tile, tile)
+            if (name, plan) in seen:
+                continue
+            seen.add((name, plan))
+            for line in report(name, tokens, experts(shape, weights, tokens, plan), options.arch):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -40,4 +40,7 @@ def moe_experts_mxfp4(
 
 
 def _matrices(weights: Swizzled, bias: torch.Tensor | None) -> Matrices:
+    if bias is not None and bias.shape != (len(weights.words), weights.rows):
+        raise ValueError(f"biases {(len(weights.words), weights.rows)} wanted, got {tuple(bias.shape)}")
+    bias = None if bias is None else bias.contiguous()
     return Matrices("mxfp4", weights.words, weights.scales, bias, len(weights.words), weights.rows, weights.columns)

@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-FEW_PAIRS = 256  # up to here a program finds its pairs by looking at all of them
+# Up to here a program finds its pairs by looking at all of them. With 256 that took all of a thread's registers and the
+# instructions of several turns of the loop; grouping the pairs takes two launches, once.
+FEW_PAIRS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def choose(layer: Layer, pairs: int, processors: int) -> Plan:
     if layer.format == "mxfp4":
         tile = _packed_tile(layer, pairs, processors)
     elif few:
-        tile = _tile(layer.format, 16 if pairs <= 64 else 32)
+        tile = _tile(layer.format, 16)
     else:
         # Room for a third more than the mean: experts are never evenly chosen, and a second tile reads weights again.
         block_m = min(128 if layer.format == "fp8" else 256, max(16, rounded(pairs * 4 // (3 * max(1, layer.experts)))))

@@ -46,7 +46,8 @@ def run(
     if not isinstance(plan, Plan):
         layer = Layer(up.format, up.experts, up.inner, down.inner)
         plan = plan(layer, pairs) if plan else choose(layer, pairs, processors(x_MD.device))
-    keys_R = keys.flatten()
+    keys_R = keys.flatten().contiguous()  # of a view flatten may give a view
+    token_R = None if token_R is None else token_R.contiguous()
     order_R, counts_e = (keys_R, keys_R) if plan.few else group(keys_R, up.experts)
     hidden = torch.empty((pairs, down.inner), dtype=x_MD.dtype, device=x_MD.device)
     arrivals = _arrivals(plan, pairs, down, x_MD.device)
@@ -57,8 +58,8 @@ def run(
 
 
 def pairs_block(pairs: int) -> int:
-    """How many pairs a program looks at: of two sizes, for each is a kernel to compile."""
-    return next(size for size in (64, FEW_PAIRS, rounded(pairs)) if size >= pairs)
+    """How many pairs a program looks at: one number for all, for each is a kernel to compile."""
+    return next(size for size in (FEW_PAIRS, rounded(pairs)) if size >= pairs)
 
 
 @cache
@@ -144,4 +145,4 @@ def _arrivals(plan: Plan, pairs: int, down: Matrices, device: torch.device) -> t
 
 def _resident(tile: Tile) -> int:
     """Programs that a multiprocessor holds at once, of a fixed number that share out the tiles."""
-    return max(1, 8 // tile.warps)
+    return 6 if tile.warps <= 2 else max(1, 8 // tile.warps)

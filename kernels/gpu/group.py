@@ -1,7 +1,7 @@
-"""Pairs grouped by key without a general sort: counts by blocks, then every pair straight to its place.
+"""Pairs grouped by key without a general sort; stable, the same bits every time. Twin: ../reference/permute.py.
 
-Stable and deterministic. Bytes: each key is read twice and each place written once, and every block reads the counts
-of all: 131,072 keys of 128 groups are 64 blocks of 33 KB.
+Few pairs, one launch: a pair's place is the number of pairs before it, counted by looking at all of them. Many, two
+launches: stretches of neighbouring keys are counted first, then every stretch knows where its pairs go.
 """
 
 from __future__ import annotations
@@ -10,62 +10,127 @@ import torch
 import triton
 import triton.language as tl
 
-ELEMENTS = 1 << 14  # keys x groups that a program looks at together
-BLOCKS = 64  # most programs, each with a run of neighbouring keys
+MINE = 16  # pairs that a program places, of few
+FEW = 4096  # pairs; twice as many would be compared in four times the time, which is then that of a second launch
+STRETCHES = 128  # most programs of many pairs: about one a multiprocessor
+BLOCK = 128  # pairs that such a program places at a time
 
 
 def group(keys_N: torch.Tensor, groups: int, rows: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `reference.permute.group`: order int64 (N,) or (rows,), counts_g int64; the key `groups` comes last."""
+    """See `reference.permute.group`: order int64 (N,) or (rows,), counts_g int64; the key `groups` comes last.
+
+    Keys outside of 0 … groups count as `groups`: nothing is ever written elsewhere.
+    """
     count = len(keys_N)
-    order_N = torch.empty(count, dtype=torch.int64, device=keys_N.device)
-    counts_g = torch.zeros(groups, dtype=torch.int64, device=keys_N.device)
+    keys_N = keys_N.contiguous()
+    order_R = torch.empty(count if rows is None else min(rows, count), dtype=torch.int64, device=keys_N.device)
+    counts_g = torch.empty(groups, dtype=torch.int64, device=keys_N.device)
     if not count:
-        return order_N[:rows], counts_g
-    groups_block = triton.next_power_of_2(groups + 1)
-    keys_block = max(16, ELEMENTS // groups_block)
-    steps = triton.next_power_of_2(triton.cdiv(triton.cdiv(count, keys_block), BLOCKS))
-    blocks = triton.cdiv(count, keys_block * steps)
-    tally = torch.empty((blocks, groups_block), dtype=torch.int32, device=keys_N.device)
-    sizes = {"KEYS_BLOCK": keys_block, "GROUPS_BLOCK": groups_block, "num_warps": 8}
-    _count[(blocks,)](keys_N, tally, count, steps, groups, **sizes)
-    _place[(blocks,)](keys_N, tally, order_N, counts_g, count, steps, groups, blocks, **sizes)
-    return order_N if rows is None else order_N[:rows], counts_g
+        return order_R, counts_g.zero_()
+    if count <= FEW:
+        warps = 4 if count <= 512 else 8
+        programs = triton.cdiv(count, MINE) + triton.cdiv(groups, MINE)
+        sizes = {"OTHERS": 128 * warps, "MINE": MINE, "num_warps": warps}
+        _rank[(programs,)](keys_N, order_R, counts_g, count, groups, len(order_R), **sizes)
+        return order_R, counts_g
+    steps = triton.cdiv(triton.cdiv(count, BLOCK), STRETCHES)
+    stretches = triton.cdiv(count, BLOCK * steps)
+    width = max(32, triton.next_power_of_2(groups + 1))
+    tally_SG = torch.empty((stretches, width), dtype=torch.int32, device=keys_N.device)
+    _count[(stretches,)](keys_N, tally_SG, count, groups, steps * BLOCK, BLOCK=1024, WIDTH=width, num_warps=4)
+    _place[(stretches,)](
+        keys_N,
+        tally_SG,
+        order_R,
+        counts_g,
+        count,
+        groups,
+        steps,
+        stretches,
+        len(order_R),
+        BLOCK=BLOCK,
+        WIDTH=width,
+        TOGETHER=max(1, 8192 // width),
+        num_warps=4,
+    )
+    return order_R, counts_g
 
 
-@triton.jit(do_not_specialize=["count", "steps"])
-def _count(keys, tally, count, steps, groups, KEYS_BLOCK: tl.constexpr, GROUPS_BLOCK: tl.constexpr):
-    """tally[block, g]: how many of the block's keys are g."""
-    block = tl.program_id(0)
-    group_G = tl.arange(0, GROUPS_BLOCK)
-    total_G = tl.zeros((GROUPS_BLOCK,), dtype=tl.int32)
-    for step in range(steps):
-        at_K = (block * steps + step) * KEYS_BLOCK + tl.arange(0, KEYS_BLOCK)
-        key_K = tl.load(keys + at_K, mask=at_K < count, other=-1).to(tl.int32)
-        total_G += tl.sum((key_K[:, None] == group_G[None, :]).to(tl.int32), 0)
-    tl.store(tally + block * GROUPS_BLOCK + group_G, total_G)
+@triton.jit
+def _load(keys, at, count, groups):
+    """Keys as int32; behind the last pair as if it were not here, which puts nobody before a pair that is."""
+    key = tl.load(keys + at, mask=at < count, other=-1)
+    return tl.where((key >= 0) & (key < groups), key, groups).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["count", "steps", "blocks"])
+@triton.jit(do_not_specialize=["count", "groups", "rows"])
+def _rank(keys, order, counts, count, groups, rows, OTHERS: tl.constexpr, MINE: tl.constexpr):
+    """A program places MINE pairs, or counts MINE groups."""
+    sorters = tl.cdiv(count, MINE)
+    program = tl.program_id(0)
+    other_J = tl.arange(0, OTHERS)
+    total_I = tl.zeros((MINE,), dtype=tl.int32)
+    if program < sorters:
+        mine_I = program * MINE + tl.arange(0, MINE)
+        rank_I = _load(keys, mine_I, count, groups) * count + mine_I  # one number: by key, then as they came
+        for first in range(0, count, OTHERS):
+            at_J = first + other_J
+            rank_J = _load(keys, at_J, count, groups) * count + at_J
+            total_I += tl.sum((rank_J[:, None] < rank_I[None, :]).to(tl.int32), 0)
+        tl.store(order + total_I, mine_I.to(tl.int64), mask=(mine_I < count) & (total_I < rows))
+    else:
+        group_I = (program - sorters) * MINE + tl.arange(0, MINE)
+        for first in range(0, count, OTHERS):
+            key_J = _load(keys, first + other_J, count, groups)
+            total_I += tl.sum((key_J[:, None] == group_I[None, :]).to(tl.int32), 0)
+        tl.store(counts + group_I, total_I.to(tl.int64), mask=group_I < groups)
+
+
+@triton.jit(do_not_specialize=["count", "groups", "length"])
+def _count(keys, tally, count, groups, length, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
+    """tally[stretch, g]: how many of the stretch's `length` keys are g."""
+    stretch = tl.program_id(0)
+    end = tl.minimum(count, (stretch + 1) * length)
+    total_G = tl.zeros((WIDTH,), dtype=tl.int32)
+    for first in range(stretch * length, end, BLOCK):
+        at_I = first + tl.arange(0, BLOCK)
+        total_G += tl.histogram(_load(keys, at_I, end, groups), WIDTH, mask=at_I < end)
+    tl.store(tally + stretch * WIDTH + tl.arange(0, WIDTH), total_G)
+
+
+@triton.jit(do_not_specialize=["count", "groups", "steps", "stretches", "rows"])
 def _place(
-    keys, tally, order, counts, count, steps, groups, blocks, KEYS_BLOCK: tl.constexpr, GROUPS_BLOCK: tl.constexpr
+    keys,
+    tally,
+    order,
+    counts,
+    count,
+    groups,
+    steps,
+    stretches,
+    rows,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ):
-    """order[place of pair i] = i; the first block also writes the counts."""
-    block = tl.program_id(0)
-    group_G = tl.arange(0, GROUPS_BLOCK)
-    before_G = tl.zeros((GROUPS_BLOCK,), dtype=tl.int32)
-    total_G = tl.zeros((GROUPS_BLOCK,), dtype=tl.int32)
-    for other in range(blocks):
-        tally_G = tl.load(tally + other * GROUPS_BLOCK + group_G)
-        total_G += tally_G
-        before_G += tl.where(other < block, tally_G, 0)
-    if block == 0:
+    """order[place of pair i] = i; the first stretch also writes the counts."""
+    stretch = tl.program_id(0)
+    group_G = tl.arange(0, WIDTH)
+    total_G = tl.zeros((WIDTH,), dtype=tl.int32)
+    before_G = tl.zeros((WIDTH,), dtype=tl.int32)
+    for first in range(0, stretches, TOGETHER):
+        other_S = first + tl.arange(0, TOGETHER)
+        real_SG = (other_S < stretches)[:, None] & (group_G <= groups)[None, :]
+        tally_SG = tl.load(tally + other_S[:, None] * WIDTH + group_G[None, :], mask=real_SG, other=0)
+        total_G += tl.sum(tally_SG, 0)
+        before_G += tl.sum(tl.where((other_S < stretch)[:, None], tally_SG, 0), 0)
+    if stretch == 0:
         tl.store(counts + group_G, total_G.to(tl.int64), mask=group_G < groups)
     next_G = tl.cumsum(total_G, 0) - total_G + before_G
     for step in range(steps):
-        at_K = (block * steps + step) * KEYS_BLOCK + tl.arange(0, KEYS_BLOCK)
-        key_K = tl.load(keys + at_K, mask=at_K < count, other=-1).to(tl.int32)
-        mine_KG = (key_K[:, None] == group_G[None, :]).to(tl.int32)
-        place_KG = next_G[None, :] + tl.cumsum(mine_KG, 0) - 1
-        place_K = tl.sum(mine_KG * place_KG, 1)
-        tl.store(order + place_K, at_K.to(tl.int64), mask=at_K < count)
-        next_G += tl.sum(mine_KG, 0)
+        at_I = (stretch * steps + step) * BLOCK + tl.arange(0, BLOCK)
+        key_I = _load(keys, at_I, count, groups)
+        equal_JI = (key_I[:, None] == key_I[None, :]) & (at_I[:, None] < at_I[None, :])
+        place_I = tl.gather(next_G, key_I, 0) + tl.sum(equal_JI.to(tl.int32), 0)
+        tl.store(order + place_I, at_I.to(tl.int64), mask=(at_I < count) & (place_I < rows))
+        next_G += tl.histogram(key_I, WIDTH)

@@ -1,7 +1,7 @@
 """Which experts each token goes to, in one launch: all rules of ../routing_rule.py. Twin: ../reference/routing.py.
 
-A program has a few tokens and all experts in registers; the k best are found one after the other. Bytes: the logits
-once, the ids and weights once; for 8,192 tokens of 128 experts 4.6 MB, about 2 us of memory time.
+A warp has a token's experts in its registers (of many tokens: a few of them) and finds the k best one after the other.
+Scores are compared as integers of the same order, for which a warp has a single instruction that finds the largest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ import triton.language as tl
 
 from ..routing_rule import RoutingRule
 
-ELEMENTS = 512  # logits of one program
+MANY = 2048  # tokens from which a warp takes several: their chains of instructions overlap
+ELEMENTS = 512  # logits that it then has
+
+LOWEST = tl.constexpr(-(1 << 31))  # below the order of every float: what cannot be chosen (any more)
+MAGNITUDE = tl.constexpr((1 << 31) - 1)
 
 
 def route(
@@ -25,26 +29,26 @@ def route(
     weights_TK = torch.empty((tokens, rule.k), dtype=torch.float32, device=logits_TE.device)
     if not tokens:
         return ids_TK, weights_TK
-    width = triton.next_power_of_2(experts)
-    rows = max(1, ELEMENTS // width)
+    groups = triton.next_power_of_2(rule.groups)
+    members = triton.next_power_of_2(experts // rule.groups)
+    rows = 1 if tokens < MANY else max(1, ELEMENTS // (groups * members))
     _route[(triton.cdiv(tokens, rows),)](
         logits_TE.contiguous(),
         correction_E,
         ids_TK,
         weights_TK,
         tokens,
-        experts,
         rule.scale,
         rule.jitter,
+        EXPERTS=experts,
         K=rule.k,
-        K_BLOCK=triton.next_power_of_2(rule.k),
         SCORE=rule.score,
         RENORMALISE=rule.renormalise,
         GROUPS=rule.groups,
-        GROUPS_BLOCK=triton.next_power_of_2(rule.groups),
         KEPT=rule.kept_groups,
         ROWS=rows,
-        WIDTH=width,
+        GROUPS_BLOCK=groups,
+        MEMBERS_BLOCK=members,
         num_warps=1,  # its reductions stay among lanes
     )
     return ids_TK, weights_TK
@@ -57,88 +61,110 @@ def _route(
     ids,
     weights,
     tokens,
-    experts,
     scale,
     jitter,
+    EXPERTS: tl.constexpr,
     K: tl.constexpr,
-    K_BLOCK: tl.constexpr,
     SCORE: tl.constexpr,
     RENORMALISE: tl.constexpr,
     GROUPS: tl.constexpr,
-    GROUPS_BLOCK: tl.constexpr,
     KEPT: tl.constexpr,
     ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
+    GROUPS_BLOCK: tl.constexpr,
+    MEMBERS_BLOCK: tl.constexpr,
 ):
+    """Columns are experts; each group's are padded to a power of two, so that a group is a stretch of the tile."""
+    MEMBERS: tl.constexpr = EXPERTS // GROUPS
+    expert_E = tl.arange(0, GROUPS_BLOCK * MEMBERS_BLOCK)
+    real_E = expert_E < EXPERTS
+    if MEMBERS != MEMBERS_BLOCK and GROUPS > 1:
+        member_E = expert_E % MEMBERS_BLOCK
+        expert_E = expert_E // MEMBERS_BLOCK * MEMBERS + member_E
+        real_E = (member_E < MEMBERS) & (expert_E < EXPERTS)
+        expert_E = tl.where(real_E, expert_E, EXPERTS)  # not the number of the next group's first
     row_R = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    expert_E = tl.arange(0, WIDTH)
-    real_RE = (row_R[:, None] < tokens) & (expert_E[None, :] < experts)
-    logit_RE = tl.load(logits + row_R[:, None] * experts + expert_E[None, :], mask=real_RE, other=float("-inf"))
-    logit_RE = logit_RE.to(tl.float32)
-    here_RE = tl.broadcast_to(expert_E[None, :] < experts, (ROWS, WIDTH))
+    at_RE = row_R[:, None] * EXPERTS + expert_E[None, :]
+    logit_RE = tl.load(logits + at_RE, mask=(row_R < tokens)[:, None] & real_E[None, :], other=0.0).to(tl.float32)
 
     score_RE = logit_RE
-    if SCORE == "softmax":
-        score_RE = tl.exp(logit_RE - tl.max(logit_RE, 1)[:, None])
-        score_RE = score_RE / tl.sum(score_RE, 1)[:, None]
+    choice_RE = logit_RE
     if SCORE == "sigmoid":
         score_RE = 1 / (1 + tl.exp(-logit_RE))
-    choice_RE = score_RE if SCORE == "sigmoid" else logit_RE
+        choice_RE = score_RE
     if correction is not None:
-        choice_RE += tl.load(correction + expert_E, mask=expert_E < experts, other=0.0)[None, :]
-    choice_RE = tl.where(choice_RE == choice_RE, choice_RE, float("-inf"))
-
+        choice_RE += tl.load(correction + expert_E, mask=real_E, other=0.0).to(tl.float32)[None, :]
+    order_RE = tl.where(real_E[None, :], _order(choice_RE), LOWEST)
+    if SCORE == "softmax" or SCORE == "top_softmax":
+        score_RE = tl.exp(logit_RE - _value(tl.max(order_RE, 1))[:, None])
+    if SCORE == "softmax":
+        score_RE = score_RE / tl.sum(tl.where(real_E[None, :], score_RE, 0.0), 1)[:, None]
     if GROUPS > 1:
-        size = experts // GROUPS
-        group_G = tl.arange(0, GROUPS_BLOCK)
-        in_EG = (expert_E // size)[:, None] == group_G[None, :]
-        first_RG = tl.zeros((ROWS, GROUPS_BLOCK), dtype=tl.float32) + float("-inf")
-        both_RG = first_RG
-        for group in tl.static_range(GROUPS):
-            mine_RE = tl.where((expert_E // size == group)[None, :] & here_RE, choice_RE, float("-inf"))
-            best_R = tl.max(mine_RE, 1)
-            at_R = tl.min(tl.where(mine_RE == best_R[:, None], expert_E[None, :], WIDTH), 1)
-            second_R = tl.max(tl.where(expert_E[None, :] == at_R[:, None], float("-inf"), mine_RE), 1)
-            both_RG = tl.where(group_G[None, :] == group, (best_R + second_R)[:, None], both_RG)
-        taken_RG = group_G[None, :] >= GROUPS
-        taken_RG = tl.broadcast_to(taken_RG, (ROWS, GROUPS_BLOCK))
-        kept_RG = taken_RG & False
-        for _ in tl.static_range(KEPT):
-            best_R = tl.max(tl.where(taken_RG, float("-inf"), both_RG), 1)
-            open_RG = (both_RG == best_R[:, None]) & (taken_RG == 0)
-            at_R = tl.min(tl.where(open_RG, group_G[None, :], GROUPS_BLOCK), 1)
-            chosen_RG = group_G[None, :] == at_R[:, None]
-            taken_RG = taken_RG | chosen_RG
-            kept_RG = kept_RG | chosen_RG
-        kept_RE = tl.sum((kept_RG[:, None, :] & in_EG[None, :, :]).to(tl.int32), 2) > 0
-        here_RE = here_RE & kept_RE
+        order_RGM = tl.reshape(order_RE, (ROWS, GROUPS_BLOCK, MEMBERS_BLOCK))
+        kept_RG = _best_groups(order_RGM, GROUPS, KEPT, ROWS, GROUPS_BLOCK, MEMBERS_BLOCK)
+        order_RGM = tl.where(kept_RG[:, :, None], order_RGM, LOWEST)
+        order_RE = tl.reshape(order_RGM, (ROWS, GROUPS_BLOCK * MEMBERS_BLOCK))
 
-    k_K = tl.arange(0, K_BLOCK)
-    id_RK = tl.zeros((ROWS, K_BLOCK), dtype=tl.int32)
-    weight_RK = tl.zeros((ROWS, K_BLOCK), dtype=tl.float32) + float("-inf")
-    for k in tl.static_range(K):
-        best_R = tl.max(tl.where(here_RE, choice_RE, float("-inf")), 1)
-        open_RE = here_RE & (choice_RE == best_R[:, None])
-        id_R = tl.min(tl.where(open_RE, expert_E[None, :], WIDTH), 1)
+    rank_RE = tl.full((ROWS, GROUPS_BLOCK * MEMBERS_BLOCK), K, tl.int32)
+    for k in range(K):
+        best_R = tl.max(order_RE, 1)
+        id_R = tl.min(tl.where(order_RE == best_R[:, None], expert_E[None, :], EXPERTS), 1)
         chosen_RE = expert_E[None, :] == id_R[:, None]
         if SCORE == "sparsemixer":
             # Softmax over those near the best of the ones still here: at the best its numerator is one.
-            far_RE = (best_R[:, None] - logit_RE) / tl.maximum(tl.abs(logit_RE), best_R[:, None]) > 2 * jitter
-            near_RE = tl.where(here_RE & (far_RE == 0), tl.exp(logit_RE - best_R[:, None]), 0.0)
-            weight_R = 1 / tl.sum(near_RE, 1)
-        else:
-            weight_R = tl.sum(tl.where(chosen_RE, score_RE, 0.0), 1)
-        id_RK = tl.where(k_K[None, :] == k, id_R[:, None], id_RK)
-        weight_RK = tl.where(k_K[None, :] == k, weight_R[:, None], weight_RK)
-        here_RE = here_RE & (chosen_RE == 0)
+            top_R1 = _value(best_R)[:, None]
+            far_RE = tl.div_rn(top_R1 - logit_RE, tl.maximum(tl.abs(logit_RE), top_R1)) > 2 * jitter
+            near_RE = tl.where((order_RE == LOWEST) | far_RE, 0.0, tl.exp(logit_RE - top_R1))
+            score_RE = tl.where(chosen_RE, (1 / tl.sum(near_RE, 1))[:, None], score_RE)
+        rank_RE = tl.where(chosen_RE, k, rank_RE)
+        order_RE = tl.where(chosen_RE, LOWEST, order_RE)
 
+    chosen_RE = rank_RE < K
+    weight_RE = tl.where(chosen_RE, score_RE, 0.0)
     if SCORE == "top_softmax":
-        weight_RK = tl.exp(weight_RK - tl.max(weight_RK, 1)[:, None])
-        weight_RK = weight_RK / tl.sum(weight_RK, 1)[:, None]
+        weight_RE = weight_RE / tl.sum(weight_RE, 1)[:, None]
     if RENORMALISE:
-        total_R = tl.sum(tl.where(k_K[None, :] < K, weight_RK, 0.0), 1)
-        weight_RK = weight_RK / (total_R + 1e-20)[:, None]
-    place_RK = row_R[:, None] * K + k_K[None, :]
-    mask_RK = (row_R[:, None] < tokens) & (k_K[None, :] < K)
-    tl.store(ids + place_RK, id_RK.to(tl.int64), mask=mask_RK)
-    tl.store(weights + place_RK, weight_RK * scale, mask=mask_RK)
+        weight_RE = weight_RE / (tl.sum(weight_RE, 1) + 1e-20)[:, None]
+    # Whichever lane has an expert puts it at its rank: nothing is moved between lanes to be written.
+    place_RE = row_R[:, None] * K + rank_RE
+    chosen_RE = chosen_RE & (row_R < tokens)[:, None]
+    tl.store(ids + place_RE, tl.broadcast_to(expert_E[None, :], place_RE.shape).to(tl.int64), mask=chosen_RE)
+    tl.store(weights + place_RE, weight_RE * scale, mask=chosen_RE)
+
+
+@triton.jit
+def _best_groups(
+    order_RGM,
+    GROUPS: tl.constexpr,
+    KEPT: tl.constexpr,
+    ROWS: tl.constexpr,
+    GROUPS_BLOCK: tl.constexpr,
+    MEMBERS_BLOCK: tl.constexpr,
+):
+    """Which groups' two best add up to most."""
+    member_M = tl.arange(0, MEMBERS_BLOCK)[None, None, :]
+    group_G = tl.arange(0, GROUPS_BLOCK)
+    first_RG = tl.max(order_RGM, 2)
+    at_RG = tl.min(tl.where(order_RGM == first_RG[:, :, None], member_M, MEMBERS_BLOCK), 2)
+    second_RG = tl.max(tl.where(member_M == at_RG[:, :, None], LOWEST, order_RGM), 2)
+    both_RG = tl.where((group_G < GROUPS)[None, :], _order(_value(first_RG) + _value(second_RG)), LOWEST)
+    kept_RG = tl.full((ROWS, GROUPS_BLOCK), 0, tl.int1)
+    for _ in range(KEPT):
+        best_R = tl.max(both_RG, 1)
+        id_R = tl.min(tl.where(both_RG == best_R[:, None], group_G[None, :], GROUPS_BLOCK), 1)
+        chosen_RG = group_G[None, :] == id_R[:, None]
+        kept_RG = kept_RG | chosen_RG
+        both_RG = tl.where(chosen_RG, LOWEST, both_RG)
+    return kept_RG
+
+
+@triton.jit
+def _order(x):
+    """Integers that compare as the floats do; NaN as the least of them, and both zeros as equal."""
+    bits = (tl.where(x == x, x, float("-inf")) + 0.0).to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & MAGNITUDE)
+
+
+@triton.jit
+def _value(order):
+    """The float of an `_order`."""
+    return (order ^ ((order >> 31) & MAGNITUDE)).to(tl.float32, bitcast=True)

@@ -92,10 +92,10 @@ def shared_bytes(weights: str, tile: Tile) -> float:
 
 def _tiles(tile: Tile, may_split: bool) -> Iterator[Tile]:
     choices = {
-        "block_n": (64, 128, 256),
-        "block_m": (16, 32, 64, 128, 256),
+        "block_n": (32, 64, 128, 256),
+        "block_m": (8, 16, 32, 64, 128, 256),
         "block_k": (64, 128),
-        "warps": (4, 8),
+        "warps": (2, 4, 8),
         "stages": (2, 3, 4, 5, 6, 8),
         "split": (1, 2, 4, 8) if may_split else (tile.split,),
     }

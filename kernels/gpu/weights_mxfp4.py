@@ -71,19 +71,18 @@ def mxfp4_tile(
         words = tl.load(word, mask=(column < across)[:, None], other=0)
         scale = tl.load(scales + first * 8 + place, mask=scale_column < across, other=0)
 
-    words = words.reshape(
-        ACROSS * DOWN * 8, 4, 2, 2
-    )  # granule and row of 8, lane of the row, half of 32 columns, of 16 rows
-    left_words, right_words = tl.split(words.permute(0, 1, 3, 2))  # each still with two halves of rows
-    gate_left, up_left = tl.split(left_words)
-    gate_right, up_right = tl.split(right_words)
+    # Granule and row of 8, lane of the row, half of 32 columns, half of 8 rows: the four words one by one.
+    words = words.reshape(ACROSS * DOWN * 8, 4, 2, 2)
+    left_words, right_words = tl.split(words.permute(0, 1, 3, 2))
+    top_left, bottom_left = tl.split(left_words)
+    top_right, bottom_right = tl.split(right_words)
     scale = tl.broadcast_to(scale[:, None], (ACROSS * DOWN * 8, 4))
     left = (scale & 0x00FF00FF) << 7
     right = (scale >> 1) & 0x7F807F80
     values = tl.join(
-        tl.join(_eight(gate_left, left, 0, WIDE), _eight(up_left, left, 1, WIDE)),
-        tl.join(_eight(gate_right, right, 0, WIDE), _eight(up_right, right, 1, WIDE)),
-    )  # granule and row of 8, lane, register (4), half of the register, half of 16 rows, half of 32 columns
+        tl.join(_eight(top_left, left, 0, WIDE), _eight(bottom_left, left, 1, WIDE)),
+        tl.join(_eight(top_right, right, 0, WIDE), _eight(bottom_right, right, 1, WIDE)),
+    )  # granule and row of 8, lane, register (4), half of the register, half of 8 rows, half of 32 columns
     values = values.reshape(ACROSS, DOWN, 8, 4, 2, 2, 2, 2, 2)
     values = values.permute(1, 7, 2, 0, 8, 4, 5, 3, 6).reshape(BLOCK_N, BLOCK_K)
     if not WIDE:
@@ -118,7 +117,6 @@ def _portably(word, scale_bits):
     """The same eight values in float32, code by code."""
     other = ((word >> 16) & 0xFFFF) | (word << 16)  # the fourth code's bits lie in the other half
     factor = (scale_bits << 16).to(tl.float32, bitcast=True)
-    factor = tl.where(scale_bits == 0, 0.0, factor)
     return (
         _value(word, 15, 8, 7, 6, factor),
         _value(word, 31, 24, 23, 22, factor),

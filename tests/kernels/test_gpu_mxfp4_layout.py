@@ -75,6 +75,10 @@ def test_a_store_of_several_experts() -> None:
         Swizzled(store.words, store.scales, 50, 96, gated=True)
     with pytest.raises(ValueError, match="contiguous int32"):
         Swizzled(store.words, store.scales.float(), 34, 96, gated=True)
+    with pytest.raises(ValueError, match="contiguous int32"):
+        Swizzled(store.words.repeat(1, 1, 1, 2)[..., ::2], store.scales, 34, 96, gated=True)
+    with pytest.raises(ValueError, match="pairs"):
+        Swizzled.empty(1, 33, 96, gated=True, device="cpu")
 
 
 def test_what_is_no_mxfp4_is_refused() -> None:

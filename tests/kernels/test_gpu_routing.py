@@ -78,6 +78,40 @@ def test_route_takes_the_lowest_of_equals_and_keeps_nan_inside(name: str) -> Non
     assert 5 not in ids[3].tolist()
 
 
+def test_groups_of_no_power_of_two() -> None:
+    for experts, rule in (
+        (15, RoutingRule(4, "sigmoid", groups=3, kept_groups=2)),
+        (20, RoutingRule(3, "sigmoid", groups=4, kept_groups=1)),
+        (24, RoutingRule(9, "sigmoid", True, groups=3, kept_groups=3)),
+    ):
+        for _ in range(5):
+            logits = torch.randn(7, experts, device=DEVICE)
+            _check_route(logits, rule, torch.randn(experts, device=DEVICE))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_route_of_many_tokens(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yardmaster.kernels.gpu.route.MANY", 1)
+    for tokens, experts in ((67, 12), (9, 36), (2, 512)):
+        _check_route(torch.randn(tokens, experts, device=DEVICE), RULES[name], None)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_route_of_broken_logits_stays_among_the_experts(name: str) -> None:
+    rule = RULES[name]
+    broken = torch.tensor([torch.nan, -torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1e38])
+    for experts in (8, 12):
+        logits = broken[torch.randint(len(broken), (40, experts))].to(DEVICE)
+        corrections = [None]
+        if rule.score == "sigmoid":
+            corrections.append(broken[torch.randint(len(broken), (experts,))].to(DEVICE))
+        for correction in corrections:
+            ids, _ = route(logits, rule, correction)
+            assert all(len(set(row)) == rule.k and set(row) <= set(range(experts)) for row in ids.tolist())
+    zeros = torch.tensor([[-0.0, 0.0] * 6], device=DEVICE)
+    assert route(zeros, rule)[0].tolist() == [list(range(rule.k))]
+
+
 @SOME
 @given(pairs=st.integers(0, 300), groups=st.sampled_from([0, 1, 2, 7, 32, 129]), skew=st.booleans())
 def test_group(pairs: int, groups: int, skew: bool) -> None:
@@ -91,16 +125,26 @@ def test_group(pairs: int, groups: int, skew: bool) -> None:
     assert (order.dtype, counts.dtype) == (torch.int64, torch.int64)
 
 
-@pytest.mark.parametrize(("pairs", "groups"), [(2500, 3), (2048, 255), (4099, 40)])
-def test_group_over_several_blocks(pairs: int, groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("yardmaster.kernels.gpu.group.ELEMENTS", 1 << 13)
-    monkeypatch.setattr("yardmaster.kernels.gpu.group.BLOCKS", 5)
+@pytest.mark.parametrize(("pairs", "groups"), [(1, 1), (640, 0), (1300, 3), (2048, 255), (1999, 40), (1031, 513)])
+@pytest.mark.parametrize("few", [0, 4096])
+def test_group_over_several_programs(pairs: int, groups: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yardmaster.kernels.gpu.group.FEW", few)
+    monkeypatch.setattr("yardmaster.kernels.gpu.group.STRETCHES", 5)
     keys = torch.randint(groups + 1, (pairs,), device=DEVICE)
-    here = int((keys < groups).sum())
-    order, counts = group(keys, groups, here)
-    want_order, want_counts = reference.group(keys, groups, here)
-    assert torch.equal(order, want_order)
-    assert torch.equal(counts, want_counts)
+    for rows in (None, int((keys < groups).sum())):
+        order, counts = group(keys, groups, rows)
+        want_order, want_counts = reference.group(keys, groups, rows)
+        assert torch.equal(order, want_order)
+        assert torch.equal(counts, want_counts)
+
+
+@pytest.mark.parametrize("few", [0, 4096])
+def test_a_key_out_of_range_is_not_here(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yardmaster.kernels.gpu.group.FEW", few)
+    keys = torch.tensor([1, -1, 0, 9, 1, 1 << 40, 3, 1 - (1 << 32)], device=DEVICE)
+    order, counts = group(keys, 3)
+    assert order.tolist() == [2, 0, 4, 1, 3, 5, 6, 7]
+    assert counts.tolist() == [1, 2, 0]
 
 
 @SOME
