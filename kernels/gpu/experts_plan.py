@@ -20,9 +20,10 @@ FEW_PAIRS = 64
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """How one product is cut: outputs, pairs and columns of a step; warps and stages of the pipeline; `split` parts of
+    """How one product is cut: outputs, pairs and columns of a step; warps and stages of the pipeline.
 
-    the columns, each a program's.
+    `split` parts of the columns are a program each, of few pairs. Of many pairs an expert's last ones take a tile of
+    `last_m` where they fit into it; 0 is none.
     """
 
     block_n: int
@@ -31,6 +32,7 @@ class Tile:
     warps: int
     stages: int
     split: int = 1
+    last_m: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def _packed_tile(layer: Layer, pairs: int, processors: int) -> Tile:
         return Tile(64, 16, 128, warps=2, stages=4)
     if room <= 32 or pairs <= FEW_PAIRS:
         return Tile(128, 32, 128, warps=4, stages=4)
-    return Tile(128, 64 if mean <= 160 else 128, 64, warps=4, stages=4)
+    return Tile(128, 64 if mean <= 160 else 128, 64, warps=4, stages=4, last_m=16 if mean <= 160 else 64)
 
 
 def _tile(weights: str, block_m: int) -> Tile:
@@ -105,5 +107,5 @@ def _tile(weights: str, block_m: int) -> Tile:
         return Tile(64, block_m, 128, warps=4, stages=4)
     block_k = 128 if weights == "fp8" else 64  # a step of FP8 lies within one square of scales
     if block_m <= 64:
-        return Tile(128, block_m, block_k, warps=4, stages=4)
-    return Tile(128, block_m, block_k, warps=8, stages=3 if weights == "fp8" else 4)
+        return Tile(128, block_m, block_k, warps=4, stages=4, last_m=16)
+    return Tile(128, block_m, block_k, warps=8, stages=3 if weights == "fp8" else 4, last_m=block_m // 2)

@@ -127,6 +127,7 @@ def _product(
         EXPERTS_BLOCK=triton.next_power_of_2(experts),
         BLOCK_N=tile.block_n,
         BLOCK_M=tile.block_m,
+        LAST_M=0 if few else tile.last_m,
         BLOCK_K=tile.block_k,
         SPLIT=split,
         STAGES=tile.stages,

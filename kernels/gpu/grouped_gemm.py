@@ -57,6 +57,7 @@ def grouped_gemm(
     EXPERTS_BLOCK: tl.constexpr,  # at least `experts`
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
+    LAST_M: tl.constexpr,  # of an expert's last pairs, unless FEW; 0 as the others
     BLOCK_K: tl.constexpr,
     SPLIT: tl.constexpr,
     STAGES: tl.constexpr,
@@ -107,13 +108,39 @@ def grouped_gemm(
             first = tl.sum(tl.where(before_E, count_E, 0), 0)
             tiles = tl.sum(tl.where(here_E, tiles_E, 0), 0)
             local = work - tl.sum(tl.where(before_E, tiles_E, 0), 0) * tiles_n
-            place_M = (local % tiles) * BLOCK_M + column_m
-            pair_M = tl.load(order + first + place_M, mask=place_M < count, other=0).to(tl.int32)
-            _tile(
-                x, weights, scales, bias, out, partials, arrivals, token, pairs, slots, outs,
-                inner, limit, alpha, shift, key, local // tiles, 0, pair_M, place_M < count,
-                FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, BLOCK_M, BLOCK_K, SPLIT, STAGES, WIDE,
-            )  # fmt: skip
+            base = (local % tiles) * BLOCK_M
+            # An expert's last tile seldom is full: where what is left fits, narrower products do for it.
+            if LAST_M > 0 and count - base <= LAST_M:
+                _run_of_pairs(
+                    x, weights, scales, bias, out, partials, arrivals, order, token, pairs, slots, outs, inner,
+                    limit, alpha, shift, key, local // tiles, base, count, first,
+                    FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, LAST_M if LAST_M > 0 else BLOCK_M, BLOCK_K, SPLIT,
+                    STAGES, WIDE,
+                )  # fmt: skip
+            else:
+                _run_of_pairs(
+                    x, weights, scales, bias, out, partials, arrivals, order, token, pairs, slots, outs, inner,
+                    limit, alpha, shift, key, local // tiles, base, count, first,
+                    FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, BLOCK_M, BLOCK_K, SPLIT, STAGES, WIDE,
+                )  # fmt: skip
+
+
+@triton.jit
+def _run_of_pairs(
+    x, weights, scales, bias, out, partials, arrivals, order, token, pairs, slots, outs, inner, limit, alpha, shift,
+    key, n, base, count, first,
+    FORMAT: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_TOKEN: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr,
+    STAGES: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """The tile of an expert's pairs from its `base`-th on; they stand in `order` from `first` on."""
+    place_M = base + tl.arange(0, BLOCK_M)
+    pair_M = tl.load(order + first + place_M, mask=place_M < count, other=0).to(tl.int32)
+    _tile(
+        x, weights, scales, bias, out, partials, arrivals, token, pairs, slots, outs,
+        inner, limit, alpha, shift, key, n, 0, pair_M, place_M < count,
+        FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, BLOCK_M, BLOCK_K, SPLIT, STAGES, WIDE,
+    )  # fmt: skip
 
 
 @triton.jit

@@ -79,7 +79,7 @@ def neighbours(layer: Layer, plan: Plan) -> Iterator[Plan]:
     """Plans that differ from this one in one thing: what a search tries next."""
     for name in ("up", "down"):
         tile: Tile = getattr(plan, name)
-        for other in _tiles(tile, plan.few and name == "down"):
+        for other in _tiles(tile, plan.few, plan.few and name == "down"):
             if shared_bytes(layer.format, other) <= MOST_SHARED and (layer.format != "fp8" or other.block_k == 128):
                 yield replace(plan, up=other) if name == "up" else replace(plan, down=other)
 
@@ -90,7 +90,7 @@ def shared_bytes(weights: str, tile: Tile) -> float:
     return tile.stages * tile.block_k * (2 * tile.block_m + weight * tile.block_n)
 
 
-def _tiles(tile: Tile, may_split: bool) -> Iterator[Tile]:
+def _tiles(tile: Tile, few: bool, may_split: bool) -> Iterator[Tile]:
     choices = {
         "block_n": (32, 64, 128, 256),
         "block_m": (8, 16, 32, 64, 128, 256),
@@ -98,12 +98,17 @@ def _tiles(tile: Tile, may_split: bool) -> Iterator[Tile]:
         "warps": (2, 4, 8),
         "stages": (2, 3, 4, 5, 6, 8),
         "split": (1, 2, 4, 8) if may_split else (tile.split,),
+        "last_m": (tile.last_m,) if few else (0, 16, 32, 64, 128),
     }
     for name, values in choices.items():
         for value in values:
             if value != getattr(tile, name):
                 other = replace(tile, **{name: value})
-                if other.block_n >= 16 * other.warps and other.block_n * other.block_m <= 256 * 32 * other.warps:
+                if (
+                    other.last_m < other.block_m
+                    and other.block_n >= 16 * other.warps
+                    and other.block_n * other.block_m <= 256 * 32 * other.warps
+                ):
                     yield other
 
 
@@ -111,20 +116,31 @@ def _entry(entry: dict[str, Any]) -> tuple[tuple[Layer, int], Plan]:
     if not isinstance(entry["format"], str):
         raise ValueError("format is no name")
     layer = Layer(entry["format"], *(_number(entry, name) for name in ("experts", "hidden", "width")))
-    tiles = [Tile(*(_number(entry[name], one.name) for one in fields(Tile))) for name in ("up", "down")]
+    least = {"last_m": 0}
+    tiles = [
+        Tile(*(_number(entry[name], one.name, least.get(one.name, 1)) for one in fields(Tile)))
+        for name in ("up", "down")
+    ]
     for tile in tiles:
-        sizes = (tile.block_n, tile.block_m, tile.block_k, tile.warps, tile.split)
+        sizes = (tile.block_n, tile.block_m, tile.block_k, tile.warps, tile.split, tile.last_m)
         fits = all(size & (size - 1) == 0 for size in sizes) and tile.block_n >= 16 and tile.block_m >= 8
-        if not fits or tile.block_k not in (64, 128) or tile.warps > 16 or tile.stages > 16 or tile.split > 64:
+        if (
+            not fits
+            or tile.last_m >= tile.block_m
+            or tile.block_k not in (64, 128)
+            or tile.warps > 16
+            or tile.stages > 16
+            or tile.split > 64
+        ):
             raise ValueError(f"no tile: {tile}")
     if not isinstance(entry["few"], bool):
         raise ValueError("few is neither true nor false")
     return (layer, rounded(_number(entry, "pairs"))), Plan(entry["few"], *tiles)
 
 
-def _number(entry: dict[str, Any], name: str) -> int:
+def _number(entry: dict[str, Any], name: str, least: int = 1) -> int:
     value = entry[name]
-    if type(value) is not int or not 0 < value < 1 << 31:
+    if type(value) is not int or not least <= value < 1 << 31:
         raise ValueError(f"{name} is {value!r}")
     return value
 

@@ -113,6 +113,8 @@ def _change(content: dict[str, Any], place: list[Any], value: Any) -> None:
         (["plans", 0, "down", "warps"], 64),
         (["plans", 0, "down", "stages"], -1),
         (["plans", 0, "down", "split"], 1 << 20),
+        (["plans", 0, "down", "last_m"], 16),
+        (["plans", 0, "down", "last_m"], -1),
     ],
 )
 def test_a_damaged_file_is_named_with_the_mend(tmp_path: Path, place: list[Any], value: Any) -> None:

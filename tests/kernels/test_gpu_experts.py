@@ -26,6 +26,9 @@ PLANS = {
     "few": Plan(True, SMALL, SMALL),
     "few, split": Plan(True, SMALL, Tile(16, 8, 64, warps=1, stages=1, split=2)),
     "many": Plan(False, SMALL, Tile(32, 16, 64, warps=1, stages=1)),
+    "many, narrow last": Plan(
+        False, Tile(16, 16, 64, warps=1, stages=1, last_m=8), Tile(32, 32, 64, warps=1, stages=1, last_m=8)
+    ),
 }
 
 
