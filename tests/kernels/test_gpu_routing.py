@@ -141,9 +141,9 @@ def test_group_over_several_programs(pairs: int, groups: int, few: int, monkeypa
 @pytest.mark.parametrize("few", [0, 4096])
 def test_a_key_out_of_range_is_not_here(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("yardmaster.kernels.gpu.group.FEW", few)
-    keys = torch.tensor([1, -1, 0, 9, 1, 1 << 40, 3, 1 - (1 << 32)], device=DEVICE)
+    keys = torch.tensor([1, -1, 0, 9, 1, 1 << 40, 4, 3, 1 - (1 << 32)], device=DEVICE)
     order, counts = group(keys, 3)
-    assert order.tolist() == [2, 0, 4, 1, 3, 5, 6, 7]
+    assert order.tolist() == [2, 0, 4, 1, 3, 5, 6, 7, 8]
     assert counts.tolist() == [1, 2, 0]
 
 
