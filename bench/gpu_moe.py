@@ -57,7 +57,7 @@ class Bench:
         router = TopKRouter(s.hidden, s.experts, s.k, dtype=torch.bfloat16, device=device)
         router.weight.data.normal_(0, s.hidden**-0.5)
         router.bias.data.zero_()
-        return MoE(router, store, LocalDispatcher(), mesh.tp, s.experts)
+        return MoE(router, store, LocalDispatcher(), mesh.tp)
 
     @torch.inference_mode()
     def error(self, tokens: int) -> float:

@@ -89,7 +89,9 @@ class RankReport(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
     rank: int
     expert_tokens: int = 0  # rows this rank's experts have run
-    layer_imbalance: list[float] = []  # by MoE layer: largest over mean rows a local expert since the last report
+    layer_imbalance: list[
+        float
+    ] = []  # by MoE layer: choices of the busiest expert over the mean, since the last report
     dispatch_seconds: float = 0.0
     combine_seconds: float = 0.0
     dispatch_bytes: int = 0  # sent to other ranks

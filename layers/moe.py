@@ -20,12 +20,8 @@ from .router import TopKRouter
 class MoE(nn.Module):
     """x_TD -> y_TD. Each rank of the tensor-parallel group dispatches its own share of the tokens, so none twice."""
 
-    def __init__(
-        self, router: TopKRouter, experts: ExpertStore, dispatcher: Dispatcher, tp: Group, local_experts: int
-    ) -> None:
+    def __init__(self, router: TopKRouter, experts: ExpertStore, dispatcher: Dispatcher, tp: Group) -> None:
         super().__init__()
-        # Pairs that each local expert has run since the start, and in the last place those of no expert here.
-        self._load = torch.zeros(local_experts + 1, dtype=torch.int64, device=router.weight.device)
         self.router = router
         self.experts = experts
         self.dispatcher = dispatcher
@@ -37,17 +33,9 @@ class MoE(nn.Module):
         x_tD = x_TD[mine.start : mine.stop]
         ids_tK, weights_tK = self.router(x_tD)
         dispatched = self.dispatcher.dispatch(x_tD, ids_tK, weights_tK)
-        self._count(dispatched.keys)
         rows = self.experts.run(dispatched.x_MD, dispatched.keys, dispatched.token_R)
         y_tD = self.dispatcher.combine(rows, dispatched.handle)
         return self.tp.all_gather(y_tD, [len(share) for share in shares])
-
-    def load(self) -> torch.Tensor:
-        """How many pairs each local expert has run since the start: int64 (e,), a copy. Any thread may ask."""
-        return self._load[:-1].clone()
-
-    def _count(self, keys: torch.Tensor) -> None:
-        self._load.scatter_add_(0, keys.flatten(), torch.ones_like(keys).flatten())
 
     def slots(self, prefix: str) -> list[Slot]:
         return [*self.router.slots(f"{prefix}router."), *self.experts.slots(f"{prefix}experts.")]

@@ -15,7 +15,7 @@ from ..weights.slot import Slot, into
 class TopKRouter(nn.Module):
     """gpt-oss: logits with a bias, the k largest, softmax over those k. Small, so every rank holds it whole.
 
-    x_TD -> (ids_TK int64, weights_TK float32).
+    x_TD -> (ids_TK int64, weights_TK float32). Counts on the device how often each expert was chosen.
     """
 
     def __init__(self, hidden: int, num_experts: int, k: int, *, dtype: torch.dtype, device: torch.device) -> None:
@@ -23,9 +23,14 @@ class TopKRouter(nn.Module):
         self.rule = RoutingRule(k, "top_softmax")
         self.weight = weight(num_experts, hidden, dtype=dtype, device=device)
         self.bias = weight(num_experts, dtype=dtype, device=device)
+        self._load = torch.zeros(num_experts, dtype=torch.int64, device=device)
 
     def forward(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return route(linear(x_TD, self.weight, self.bias), self.rule)
+        return route(linear(x_TD, self.weight, self.bias), self.rule, None, self._load)
+
+    def load(self) -> torch.Tensor:
+        """How often each expert was chosen since the start: int64 (E,), a copy. Any thread may ask."""
+        return self._load.clone()
 
     def slots(self, prefix: str) -> list[Slot]:
         return [

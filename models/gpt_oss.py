@@ -59,7 +59,7 @@ class Block(nn.Module):
         router = TopKRouter(
             config.hidden_size, config.num_experts, config.experts_per_token, dtype=dtype, device=device
         )
-        self.moe = MoE(router, experts, dispatcher, mesh.tp, len(mesh.experts(config.num_experts)))
+        self.moe = MoE(router, experts, dispatcher, mesh.tp)
 
     def forward(
         self,

@@ -145,7 +145,7 @@ class _EngineCollector(Collector):
         for _, (_, report) in ranks:
             for layer, value in enumerate(report.layer_imbalance):
                 worst[layer] = max(value, worst.get(layer, 0.0))
-        text = "Largest over mean rows of a local expert since the last report, on the worst rank, by MoE layer."
+        text = "Choices of the busiest expert over the mean since the last report, on the worst rank, by MoE layer."
         yield _family(GaugeMetricFamily, "expert_imbalance", text, "layer", sorted(worst.items()))
 
 

@@ -20,7 +20,10 @@ MAGNITUDE = tl.constexpr((1 << 31) - 1)
 
 
 def route(
-    logits_TE: torch.Tensor, rule: RoutingRule, correction_E: torch.Tensor | None = None
+    logits_TE: torch.Tensor,
+    rule: RoutingRule,
+    correction_E: torch.Tensor | None = None,
+    load_E: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """ids_TK int64, best first, and weights_TK float32, as the twin."""
     tokens, experts = logits_TE.shape
@@ -35,6 +38,7 @@ def route(
     _route[(triton.cdiv(tokens, rows),)](
         logits_TE.contiguous(),
         correction_E,
+        load_E,
         ids_TK,
         weights_TK,
         tokens,
@@ -58,6 +62,7 @@ def route(
 def _route(
     logits,
     correction,
+    load,
     ids,
     weights,
     tokens,
@@ -129,6 +134,9 @@ def _route(
     chosen_RE = chosen_RE & (row_R < tokens)[:, None]
     tl.store(ids + place_RE, tl.broadcast_to(expert_E[None, :], place_RE.shape).to(tl.int64), mask=chosen_RE)
     tl.store(weights + place_RE, weight_RE * scale, mask=chosen_RE)
+    if load is not None:
+        times_E = tl.sum(chosen_RE.to(tl.int64), 0)
+        tl.atomic_add(load + expert_E, times_E, mask=times_E > 0, sem="relaxed")
 
 
 @triton.jit

@@ -11,11 +11,15 @@ from ..routing_rule import RoutingRule
 
 
 def route(
-    logits_TE: torch.Tensor, rule: RoutingRule, correction_E: torch.Tensor | None = None
+    logits_TE: torch.Tensor,
+    rule: RoutingRule,
+    correction_E: torch.Tensor | None = None,
+    load_E: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """ids_TK int64, best first, and weights_TK float32. `correction_E` float32 is added to sigmoids to choose by.
 
-    NaN counts as the least of logits to choose by, so that ids are always experts.
+    `load_E` int64, when given, counts how often each expert was chosen, on top of what it has. NaN counts as the least
+    of logits to choose by, so that ids are always experts.
     """
     logits_TE = logits_TE.float()
     rule.check(logits_TE.shape[1])
@@ -31,6 +35,8 @@ def route(
             choice_TE = choice_TE + correction_E
         ids_TK = _largest(_best_groups(choice_TE, rule), rule.k)
         weights_TK = scores_TE.gather(1, ids_TK)
+    if load_E is not None:
+        load_E.scatter_add_(0, ids_TK.flatten(), torch.ones_like(ids_TK).flatten())
     if rule.renormalise:
         weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + 1e-20)
     return ids_TK, weights_TK * rule.scale

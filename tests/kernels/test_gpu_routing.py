@@ -189,3 +189,17 @@ def test_an_absent_slot_reads_nobody_and_weighs_nothing() -> None:
     assert y[0].tolist() == [0.5, 1.0]
     assert not y[1].isfinite().any()
     assert y[2].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_choices_are_counted_on_top_of_earlier_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for many in (1, 1 << 30):  # several tokens a warp, and one
+        monkeypatch.setattr("yardmaster.kernels.gpu.route.MANY", many)
+        logits = torch.randn(11, 36, device=DEVICE)
+        load = torch.arange(36, device=DEVICE)
+        ids, _ = route(logits, RULES[name], None, load)
+        want = torch.arange(36) + torch.bincount(ids.flatten().cpu(), minlength=36)
+        assert torch.equal(load.cpu(), want)
+        twin = torch.arange(36, device=DEVICE)
+        reference_route(logits, RULES[name], None, twin)
+        assert torch.equal(twin, load)
