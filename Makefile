@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # mypy and import-linter want a folder named like the package, whatever the checkout is called.
 LINK := build/check/yardmaster
 
-.PHONY: help serve chat test test-slow test-gpu check format bench bench-load bench-kernels clean
+.PHONY: help serve chat test test-slow test-gpu check format bench bench-gpu bench-compiled clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,13 @@ format: $(STAMP) ## let ruff mend style
 
 bench: $(STAMP) ## decode and prefill on this CPU, beside transformers
 	$(BIN)/python -m yardmaster.bench.cpu
+
+bench-gpu: $(STAMP) ## our kernels on this GPU: errors, times, distance from the floor; then the peers that are installed
+	$(BIN)/python -m yardmaster.bench.gpu
+	$(BIN)/python -m yardmaster.bench.peers
+
+bench-compiled: $(STAMP) ## what the compiler makes of the GPU kernels; needs no GPU
+	$(BIN)/python -m yardmaster.bench.compiled
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
