@@ -107,5 +107,6 @@ def _tile(weights: str, block_m: int) -> Tile:
         return Tile(64, block_m, 128, warps=4, stages=4)
     block_k = 128 if weights == "fp8" else 64  # a step of FP8 lies within one square of scales
     if block_m <= 64:
-        return Tile(128, block_m, block_k, warps=4, stages=4, last_m=16)
+        # Four warps have too few registers to expand so much FP8.
+        return Tile(128, block_m, block_k, warps=8 if weights == "fp8" else 4, stages=4, last_m=16)
     return Tile(128, block_m, block_k, warps=8, stages=3 if weights == "fp8" else 4, last_m=block_m // 2)
