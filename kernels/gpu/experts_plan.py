@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-# Up to here a program finds its pairs by looking at all of them. With 256 that took all of a thread's registers and the
-# instructions of several turns of the loop; grouping the pairs takes two launches, once.
+# Up to here a program finds its pairs by looking at all of them, a bit of a number each; grouping costs launches.
 FEW_PAIRS = 64
 
 
@@ -67,14 +66,7 @@ def choose(layer: Layer, pairs: int, processors: int) -> Plan:
     """The plan for so many pairs on a device of so many multiprocessors."""
     pairs = rounded(pairs)
     few = pairs <= FEW_PAIRS
-    if layer.format == "mxfp4":
-        tile = _packed_tile(layer, pairs, processors)
-    elif few:
-        tile = _tile(layer.format, 16)
-    else:
-        # Room for a third more than the mean: experts are never evenly chosen, and a second tile reads weights again.
-        block_m = min(128 if layer.format == "fp8" else 256, max(16, rounded(pairs * 4 // (3 * max(1, layer.experts)))))
-        tile = _tile(layer.format, block_m)
+    tile = {"mxfp4": _packed_tile, "fp8": _square_tile, "dense": _dense_tile}[layer.format](layer, pairs, processors)
     if not few:
         return Plan(False, tile, tile)
     programs = min(pairs, layer.experts) * -(-layer.hidden // tile.block_n)
@@ -86,10 +78,15 @@ def choose(layer: Layer, pairs: int, processors: int) -> Plan:
     return Plan(True, tile, replace(tile, split=split))
 
 
+def _room(layer: Layer, pairs: int) -> float:
+    """Pairs that nearly every expert stays below: a further tile of pairs reads the expert's weights again."""
+    mean = pairs / max(1, layer.experts)
+    return mean + 2.5 * mean**0.5
+
+
 def _packed_tile(layer: Layer, pairs: int, processors: int) -> Tile:
     """For weights that are expanded in registers, which costs instructions for each tile of tokens: docs/kernels.md."""
-    mean = pairs / max(1, layer.experts)
-    room = mean + 2.5 * mean**0.5  # what nearly every expert stays below
+    mean, room = pairs / max(1, layer.experts), _room(layer, pairs)
     if room <= 8:
         # One or two warps a program: mma.sync. 64 rows share their tokens' loads, where that leaves programs enough.
         programs = min(pairs, layer.experts) * 2 * layer.width // 64
@@ -101,12 +98,30 @@ def _packed_tile(layer: Layer, pairs: int, processors: int) -> Tile:
     return Tile(128, 64 if mean <= 160 else 128, 64, warps=4, stages=4, last_m=16 if mean <= 160 else 64)
 
 
-def _tile(weights: str, block_m: int) -> Tile:
-    if block_m <= 32:
-        # 64 rows by 128 columns a step: 16 KiB with three more steps on their way.
-        return Tile(64, block_m, 128, warps=4, stages=4)
-    block_k = 128 if weights == "fp8" else 64  # a step of FP8 lies within one square of scales
-    if block_m <= 64:
-        # Four warps have too few registers to expand so much FP8.
-        return Tile(128, block_m, block_k, warps=8 if weights == "fp8" else 4, stages=4, last_m=16)
-    return Tile(128, block_m, block_k, warps=8, stages=3 if weights == "fp8" else 4, last_m=block_m // 2)
+def _dense_tile(layer: Layer, pairs: int, processors: int) -> Tile:
+    """For weights that go from memory to the matrix unit as they are: three programs a multiprocessor while a layer is
+
+    bound by bytes, each with 32 KiB of weights or more on their way; then the largest products that registers hold.
+    """
+    room = _room(layer, pairs)
+    if room <= 8:
+        return Tile(64, 8, 128, warps=4, stages=4)
+    if room <= 32:
+        return Tile(64, 16 if room <= 16 else 32, 128, warps=4, stages=3)
+    if room <= 64:
+        return Tile(128, 64, 64, warps=4, stages=3, last_m=16)
+    if room <= 128:
+        return Tile(128, 128, 64, warps=4, stages=3, last_m=64)
+    return Tile(128, 256, 64, warps=8, stages=4, last_m=128)
+
+
+def _square_tile(layer: Layer, pairs: int, processors: int) -> Tile:
+    """For FP8: converted in registers, and products that wait to be scaled before the next ones start."""
+    room = _room(layer, pairs)
+    if room <= 16:
+        return Tile(64, 8 if room <= 8 else 16, 128, warps=2, stages=5)
+    if room <= 32:
+        return Tile(64, 32, 128, warps=4, stages=4)
+    if room <= 64:
+        return Tile(64, 64, 128, warps=4, stages=3, last_m=16)
+    return Tile(128, 128, 64, warps=8, stages=4, last_m=64)

@@ -9,7 +9,7 @@ import torch
 import triton
 
 from ..glu import Glu
-from .experts_plan import FEW_PAIRS, Choice, Layer, Plan, Tile, choose, rounded
+from .experts_plan import FEW_PAIRS, Choice, Layer, Plan, Tile, choose
 from .group import group
 from .grouped_gemm import grouped_gemm
 
@@ -38,7 +38,10 @@ def run(
     glu: Glu,
     plan: Choice | None = None,
 ) -> torch.Tensor:
-    """See `reference.experts.moe_experts` for keys, token_R and the result. No synchronisation with the host."""
+    """See `reference.experts.moe_experts` for keys, token_R and the result. No synchronisation with the host.
+
+    Raises ValueError for a plan that does not group more pairs than can be found without.
+    """
     pairs, slots = keys.numel(), keys.shape[-1] if token_R is None else 1
     out = torch.empty((*keys.shape, down.outs), dtype=x_MD.dtype, device=x_MD.device)
     if not pairs or not down.outs:
@@ -46,6 +49,8 @@ def run(
     if not isinstance(plan, Plan):
         layer = Layer(up.format, up.experts, up.inner, down.inner)
         plan = plan(layer, pairs) if plan else choose(layer, pairs, processors(x_MD.device))
+    if plan.few and pairs > FEW_PAIRS:
+        raise ValueError(f"{pairs} pairs, and a plan that does not group them; at most {FEW_PAIRS} are found without")
     keys_R = keys.flatten().contiguous()  # of a view flatten may give a view
     token_R = None if token_R is None else token_R.contiguous()
     order_R, counts_e = (keys_R, keys_R) if plan.few else group(keys_R, up.experts)
@@ -55,11 +60,6 @@ def run(
     _product(x_MD.contiguous(), up, hidden, token_R, slots, glu, plan.up, work, clears=plan.down.split > 1)
     _product(hidden, down, out, None, 1, None, plan.down, work, clears=False)
     return out
-
-
-def pairs_block(pairs: int) -> int:
-    """How many pairs a program looks at: one number for all, for each is a kernel to compile."""
-    return next(size for size in (FEW_PAIRS, rounded(pairs)) if size >= pairs)
 
 
 @cache
@@ -89,12 +89,15 @@ def _product(
         partials = torch.empty((split, pairs, outs), dtype=torch.float32, device=x.device)
     by_expert = experts < pairs
     tiles_n = triton.cdiv(outs, tile.block_n)
+    # A program that fills a multiprocessor goes on to a further tile by itself; of smaller ones the device starts the
+    # next while others still run.
+    persistent = tile.warps >= 8
     grid: tuple[int, ...]
     if few:
         grid = (tiles_n, experts if by_expert else pairs, split)
     else:
         most = tiles_n * (min(pairs, experts) + pairs // tile.block_m)
-        grid = (min(most, processors(x.device) * _resident(tile)),)
+        grid = (min(most, processors(x.device)) if persistent else most,)
     grouped_gemm[grid](
         x,
         matrices.weights,
@@ -122,8 +125,8 @@ def _product(
         HAS_TOKEN=token_R is not None,
         FEW=few,
         BY_EXPERT=by_expert,
+        PERSISTENT=persistent,
         CLEARS=clears,
-        PAIRS_BLOCK=pairs_block(pairs) if few else 1,
         EXPERTS_BLOCK=triton.next_power_of_2(experts),
         BLOCK_N=tile.block_n,
         BLOCK_M=tile.block_m,
@@ -131,6 +134,7 @@ def _product(
         BLOCK_K=tile.block_k,
         SPLIT=split,
         STAGES=tile.stages,
+        EVEN=inner % tile.block_k == 0,
         WIDE=not isinstance(grouped_gemm, triton.JITFunction),
         num_warps=tile.warps,
         num_stages=tile.stages,
@@ -142,8 +146,3 @@ def _arrivals(plan: Plan, pairs: int, down: Matrices, device: torch.device) -> t
     tiles = -(-down.outs // plan.down.block_n) * -(-pairs // plan.down.block_m)
     split = plan.few and plan.down.split > 1
     return torch.empty(min(pairs, down.experts) * tiles if split else 0, dtype=torch.int32, device=device)
-
-
-def _resident(tile: Tile) -> int:
-    """Programs that a multiprocessor holds at once, of a fixed number that share out the tiles."""
-    return 6 if tile.warps <= 2 else max(1, 8 // tile.warps)

@@ -51,9 +51,9 @@ def grouped_gemm(
     HAS_BIAS: tl.constexpr,
     HAS_TOKEN: tl.constexpr,
     FEW: tl.constexpr,
-    BY_EXPERT: tl.constexpr,
+    BY_EXPERT: tl.constexpr,  # when FEW: programs are numbered by expert, not by pair
+    PERSISTENT: tl.constexpr,  # unless FEW: programs go on to a further tile
     CLEARS: tl.constexpr,
-    PAIRS_BLOCK: tl.constexpr,  # when FEW: at least `pairs`
     EXPERTS_BLOCK: tl.constexpr,  # at least `experts`
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -61,6 +61,7 @@ def grouped_gemm(
     BLOCK_K: tl.constexpr,
     SPLIT: tl.constexpr,
     STAGES: tl.constexpr,
+    EVEN: tl.constexpr,  # the columns are whole steps
     WIDE: tl.constexpr,  # products in float32: the interpreter's bfloat16 products are wrong
 ):
     column_m = tl.arange(0, BLOCK_M)
@@ -72,57 +73,119 @@ def grouped_gemm(
         if CLEARS:
             for cell in range(slot * tiles_n + n, cells, tl.num_programs(1) * tiles_n):
                 tl.store(arrivals + cell, 0)
-        pair_P = tl.arange(0, PAIRS_BLOCK)
-        key_P = tl.load(keys + pair_P, mask=pair_P < pairs, other=experts)
-        if BY_EXPERT:
-            key = slot
-        else:
-            key = tl.load(keys + slot).to(tl.int32)
-        mine_P = (key_P == key) & (key_P < experts)
-        count = tl.sum(mine_P.to(tl.int32), 0)
+        key = slot
         if not BY_EXPERT:
-            leads = tl.min(tl.where(mine_P, pair_P, PAIRS_BLOCK), 0) == slot
-            count = tl.where(leads, count, 0)
+            key = tl.load(keys + slot).to(tl.int32)
+        mine = _pairs_of(keys, key, pairs, experts)
+        count = _ones(mine.to(tl.uint32), WIDE) + _ones((mine >> 32).to(tl.uint32), WIDE)
+        if not BY_EXPERT:
+            before = (tl.full((), 1, tl.uint64) << slot.to(tl.uint64)) - 1
+            count = tl.where((mine & before) == 0, count, 0)  # the first pair of an expert leads
         if count > 0:
-            place_P = tl.cumsum(mine_P.to(tl.int32), 0) - 1
-            for base in range(0, count, BLOCK_M):
-                chosen_PM = mine_P[:, None] & (place_P[:, None] == base + column_m[None, :])
-                pair_M = tl.sum(tl.where(chosen_PM, pair_P[:, None], 0), 0)
+            for base in tl.range(0, count, BLOCK_M, disable_licm=True):
+                pair_M = _place_of_one(mine, base + column_m, WIDE)
                 arrival = arrivals + (slot * tiles_n + n) * tl.cdiv(pairs, BLOCK_M) + base // BLOCK_M
                 _tile(
                     x, weights, scales, bias, out, partials, arrival, token, pairs, slots, outs,
                     inner, limit, alpha, shift, key, n, part, pair_M, base + column_m < count,
-                    FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, BLOCK_M, BLOCK_K, SPLIT, STAGES, WIDE,
+                    FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, BLOCK_M, BLOCK_K, SPLIT, STAGES, EVEN, WIDE,
                 )  # fmt: skip
     else:
         expert_E = tl.arange(0, EXPERTS_BLOCK)
         count_E = tl.load(counts + expert_E, mask=expert_E < experts, other=0).to(tl.int32)
-        tiles_E = tl.cdiv(count_E, BLOCK_M)
-        end_E = tl.cumsum(tiles_E * tiles_n, 0)
-        total = tl.sum(tiles_E, 0) * tiles_n
-        for work in range(tl.program_id(0), total, tl.num_programs(0)):
-            key = tl.sum((end_E <= work).to(tl.int32), 0)
-            here_E = expert_E == key
-            before_E = expert_E < key
-            count = tl.sum(tl.where(here_E, count_E, 0), 0)
-            first = tl.sum(tl.where(before_E, count_E, 0), 0)
-            tiles = tl.sum(tl.where(here_E, tiles_E, 0), 0)
-            local = work - tl.sum(tl.where(before_E, tiles_E, 0), 0) * tiles_n
-            base = (local % tiles) * BLOCK_M
-            # An expert's last tile seldom is full: where what is left fits, narrower products do for it.
-            if LAST_M > 0 and count - base <= LAST_M:
-                _run_of_pairs(
-                    x, weights, scales, bias, out, partials, arrivals, order, token, pairs, slots, outs, inner,
-                    limit, alpha, shift, key, local // tiles, base, count, first,
-                    FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, LAST_M if LAST_M > 0 else BLOCK_M, BLOCK_K, SPLIT,
-                    STAGES, WIDE,
+        end_E = tl.cumsum(tl.cdiv(count_E, BLOCK_M) * tiles_n, 0)
+        total = tl.max(end_E, 0)
+        if PERSISTENT:
+            for work in range(tl.program_id(0), total, tl.num_programs(0)):
+                _work(
+                    x, weights, scales, bias, out, partials, arrivals, order, counts, token, pairs, slots, outs, inner,
+                    limit, alpha, shift, count_E, end_E, work, tiles_n,
+                    FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, BLOCK_M, LAST_M, BLOCK_K, SPLIT, STAGES, EVEN, WIDE,
                 )  # fmt: skip
-            else:
-                _run_of_pairs(
-                    x, weights, scales, bias, out, partials, arrivals, order, token, pairs, slots, outs, inner,
-                    limit, alpha, shift, key, local // tiles, base, count, first,
-                    FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, BLOCK_M, BLOCK_K, SPLIT, STAGES, WIDE,
-                )  # fmt: skip
+        elif tl.program_id(0) < total:
+            _work(
+                x, weights, scales, bias, out, partials, arrivals, order, counts, token, pairs, slots, outs, inner,
+                limit, alpha, shift, count_E, end_E, tl.program_id(0), tiles_n,
+                FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, BLOCK_M, LAST_M, BLOCK_K, SPLIT, STAGES, EVEN, WIDE,
+            )  # fmt: skip
+
+
+@triton.jit
+def _pairs_of(keys, key, pairs, experts):
+    """The pairs of expert `key` among the first 64, a bit each; none for the key `experts` and what is no key."""
+    # Two loads of 32: a warp has all of each, and adds up by itself.
+    pair_P = tl.arange(0, 32)
+    low_P = tl.load(keys + pair_P, mask=pair_P < pairs, other=-1)
+    high_P = tl.load(keys + 32 + pair_P, mask=pair_P + 32 < pairs, other=-1)
+    bit_P = tl.full((32,), 1, tl.uint64) << pair_P.to(tl.uint64)
+    none_P = tl.zeros((32,), dtype=tl.uint64)
+    bits_P = tl.where(low_P == key, bit_P, none_P) | tl.where(high_P == key, bit_P << 32, none_P)
+    bits = tl.sum(bits_P, 0)
+    return tl.where((key >= 0) & (key < experts), bits, tl.zeros_like(bits))
+
+
+@triton.jit
+def _ones(word, WIDE: tl.constexpr):
+    """How many bits of a uint32 are set."""
+    if not WIDE:
+        return tl.inline_asm_elementwise("popc.b32 $0, $1;", "=r,r", [word], dtype=tl.int32, is_pure=True, pack=1)
+    word -= (word >> 1) & 0x55555555
+    word = (word & 0x33333333) + ((word >> 2) & 0x33333333)
+    word = (word + (word >> 4)) & 0x0F0F0F0F
+    word += word >> 8
+    return ((word + (word >> 16)) & 63).to(tl.int32)
+
+
+@triton.jit
+def _place_of_one(bits, nth, WIDE: tl.constexpr):
+    """Where the nth set bit is, counted from 0: halves of halves. Behind the last one, some place below 64."""
+    low = bits.to(tl.uint32)
+    below = _ones(low, WIDE)
+    upper = nth >= below
+    word = tl.where(upper, (bits >> 32).to(tl.uint32), low)
+    nth = tl.where(upper, nth - below, nth)
+    place = tl.where(upper, 32, 0)
+    for power in tl.static_range(4, -1, -1):
+        size = 1 << power
+        below = _ones(word & ((1 << size) - 1), WIDE)
+        behind = nth >= below
+        word = tl.where(behind, word >> size, word)
+        nth = tl.where(behind, nth - below, nth)
+        place = tl.where(behind, place + size, place)
+    return place
+
+
+@triton.jit
+def _work(
+    x, weights, scales, bias, out, partials, arrivals, order, counts, token, pairs, slots, outs, inner, limit, alpha,
+    shift, count_E, end_E, work, tiles_n,
+    FORMAT: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_TOKEN: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, LAST_M: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr,
+    STAGES: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Tile number `work` of grouped pairs: `end_E` says behind which one each expert's tiles end."""
+    before_E = end_E <= work
+    one_E = (count_E.to(tl.int64) << 32) + 1  # an expert's pairs and the expert: summed in one go
+    both = tl.sum(tl.where(before_E, one_E, 0), 0)
+    key, first = both.to(tl.int32), (both >> 32).to(tl.int32)
+    local = work - tl.max(tl.where(before_E, end_E, 0), 0)
+    count = tl.load(counts + key).to(tl.int32)
+    tiles = tl.cdiv(count, BLOCK_M)
+    base = (local % tiles) * BLOCK_M
+    # An expert's last tile seldom is full: where what is left fits, narrower products do for it.
+    if LAST_M > 0 and count - base <= LAST_M:
+        _run_of_pairs(
+            x, weights, scales, bias, out, partials, arrivals, order, token, pairs, slots, outs, inner,
+            limit, alpha, shift, key, local // tiles, base, count, first,
+            FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, LAST_M if LAST_M > 0 else BLOCK_M, BLOCK_K, SPLIT,
+            STAGES, EVEN, WIDE,
+        )  # fmt: skip
+    else:
+        _run_of_pairs(
+            x, weights, scales, bias, out, partials, arrivals, order, token, pairs, slots, outs, inner,
+            limit, alpha, shift, key, local // tiles, base, count, first,
+            FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, BLOCK_M, BLOCK_K, SPLIT, STAGES, EVEN, WIDE,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -131,7 +194,7 @@ def _run_of_pairs(
     key, n, base, count, first,
     FORMAT: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_TOKEN: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr,
-    STAGES: tl.constexpr, WIDE: tl.constexpr,
+    STAGES: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """The tile of an expert's pairs from its `base`-th on; they stand in `order` from `first` on."""
     place_M = base + tl.arange(0, BLOCK_M)
@@ -139,7 +202,7 @@ def _run_of_pairs(
     _tile(
         x, weights, scales, bias, out, partials, arrivals, token, pairs, slots, outs,
         inner, limit, alpha, shift, key, n, 0, pair_M, place_M < count,
-        FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, BLOCK_M, BLOCK_K, SPLIT, STAGES, WIDE,
+        FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, BLOCK_M, BLOCK_K, SPLIT, STAGES, EVEN, WIDE,
     )  # fmt: skip
 
 
@@ -149,7 +212,7 @@ def _tile(
     key, n, part, pair_M, valid_M,
     FORMAT: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_TOKEN: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr,
-    STAGES: tl.constexpr, WIDE: tl.constexpr,
+    STAGES: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """One output tile: rows n * BLOCK_N … of expert `key`, for the pairs `pair_M`."""
     if HAS_TOKEN:
@@ -168,17 +231,21 @@ def _tile(
     x_KM = x + row_M[None, :] * inner + k_K[:, None]
     for step in tl.range(part * steps, min((part + 1) * steps, tl.cdiv(inner, BLOCK_K)), num_stages=STAGES):
         at = step * BLOCK_K
-        operand_KM = tl.load(x_KM + at, mask=valid_M[None, :] & (at + k_K[:, None] < inner), other=0.0)
+        # Weights first: their loads need not wait until the pairs are found.
         if FORMAT == "mxfp4":
             w_NK = mxfp4_tile(weights, scales, expert, n, step, outs, inner, BLOCK_N, BLOCK_K, WIDE)
         elif FORMAT == "fp8":
-            w_NK = fp8_tile(weights, expert, out_N, at + k_K, outs, inner, WIDE)
+            w_NK = fp8_tile(weights, expert, out_N, at + k_K, outs, inner, EVEN, WIDE)
         else:
-            w_NK = dense_tile(weights, expert, out_N, at + k_K, outs, inner, WIDE)
+            w_NK = dense_tile(weights, expert, out_N, at + k_K, outs, inner, EVEN, WIDE)
+        mask_KM = valid_M[None, :]
+        if not EVEN:
+            mask_KM = mask_KM & (at + k_K[:, None] < inner)
+        operand_KM = tl.load(x_KM + at, mask=mask_KM, other=0.0)
         if WIDE:
             operand_KM = operand_KM.to(tl.float32)
         if FORMAT == "fp8":
-            scale_N = fp8_scales(scales, expert, out_N, step, outs, inner, GATED)
+            scale_N = fp8_scales(scales, expert, out_N, at // 128, outs, inner, GATED)
             acc_NM += tl.dot(w_NK, operand_KM) * scale_N[:, None]
         else:
             acc_NM = tl.dot(w_NK, operand_KM, acc_NM)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .experts_plan import Layer, Plan, Tile, choose, rounded
+from .experts_plan import FEW_PAIRS, Layer, Plan, Tile, choose, rounded
 
 VERSION = 1
 MOST_BYTES = 8 << 20
@@ -80,7 +80,7 @@ def neighbours(layer: Layer, plan: Plan) -> Iterator[Plan]:
     for name in ("up", "down"):
         tile: Tile = getattr(plan, name)
         for other in _tiles(tile, plan.few, plan.few and name == "down"):
-            if shared_bytes(layer.format, other) <= MOST_SHARED and (layer.format != "fp8" or other.block_k == 128):
+            if shared_bytes(layer.format, other) <= MOST_SHARED:
                 yield replace(plan, up=other) if name == "up" else replace(plan, down=other)
 
 
@@ -135,7 +135,10 @@ def _entry(entry: dict[str, Any]) -> tuple[tuple[Layer, int], Plan]:
             raise ValueError(f"no tile: {tile}")
     if not isinstance(entry["few"], bool):
         raise ValueError("few is neither true nor false")
-    return (layer, rounded(_number(entry, "pairs"))), Plan(entry["few"], *tiles)
+    pairs = rounded(_number(entry, "pairs"))
+    if entry["few"] and pairs > FEW_PAIRS:
+        raise ValueError(f"few is true of {pairs} pairs")
+    return (layer, pairs), Plan(entry["few"], *tiles)
 
 
 def _number(entry: dict[str, Any], name: str, least: int = 1) -> int:

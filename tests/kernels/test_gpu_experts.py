@@ -1,4 +1,4 @@
-"""The fused mixture-of-experts products against their twins in float64: dense and FP8 weights.
+"""The fused mixture-of-experts products against their twin in float64: dense weights, and how pairs are found.
 
 Without a GPU they run under Triton's interpreter, in float32 where the compiled kernels take bfloat16 into the matrix
 instruction: rounding there and the pipeline are what these tests cannot see.
@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
+import triton
+import triton.language as tl
+
 from yardmaster.kernels.glu import Glu
 from yardmaster.kernels.gpu.experts import moe_experts
-from yardmaster.kernels.gpu.experts_fp8 import moe_experts_fp8
-from yardmaster.kernels.gpu.experts_plan import Plan, Tile
+from yardmaster.kernels.gpu.experts_plan import FEW_PAIRS, Plan, Tile
+from yardmaster.kernels.gpu.grouped_gemm import _ones, _pairs_of, _place_of_one
 from yardmaster.kernels.reference import experts as reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -22,10 +27,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE, CLOSE = (torch.bfloat16, 8e-3) if DEVICE == "cuda" else (torch.float32, 3e-6)
 GLUS = [Glu(7.0, 1.702, 1.0), Glu()]
 SMALL = Tile(16, 8, 64, warps=1, stages=1)
+LARGE = Tile(128 if DEVICE == "cuda" else 16, 16, 64, warps=8, stages=1, last_m=8)  # its programs share the tiles
 PLANS = {
     "few": Plan(True, SMALL, SMALL),
     "few, split": Plan(True, SMALL, Tile(16, 8, 64, warps=1, stages=1, split=2)),
     "many": Plan(False, SMALL, Tile(32, 16, 64, warps=1, stages=1)),
+    "many, shared": Plan(False, LARGE, LARGE),
     "many, narrow last": Plan(
         False, Tile(16, 16, 64, warps=1, stages=1, last_m=8), Tile(32, 32, 64, warps=1, stages=1, last_m=8)
     ),
@@ -71,7 +78,7 @@ def _double(weights: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor | Non
 @pytest.mark.parametrize("glu", GLUS, ids=["gpt-oss", "silu"])
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize(
-    ("tokens", "k", "experts", "hidden", "width"), [(1, 2, 3, 70, 9), (5, 3, 4, 64, 24), (11, 1, 1, 33, 17)]
+    ("tokens", "k", "experts", "hidden", "width"), [(1, 2, 3, 70, 9), (3, 2, 3, 64, 64), (11, 1, 1, 33, 17)]
 )
 def test_dense(tokens: int, k: int, experts: int, hidden: int, width: int, plan: str, glu: Glu) -> None:
     weights = _weights(experts, hidden, width)
@@ -108,18 +115,71 @@ def test_more_pairs_of_an_expert_than_a_tile_holds() -> None:
         _agree(moe_experts(x, keys, *weights, GLUS[0], plan=plan), want, keys, 2)
 
 
-@pytest.mark.parametrize("plan", ["few", "many"])
-@pytest.mark.parametrize(("hidden", "width"), [(40, 8), (136, 130)])
-def test_fp8(hidden: int, width: int, plan: str) -> None:
-    wide = {name: Plan(p.few, *(Tile(16, 8, 128, warps=1, stages=1) for _ in range(2))) for name, p in PLANS.items()}
-    gate_up, up_bias, down, down_bias = _weights(2, hidden, width)
-    gate_up, down = gate_up.to(torch.float8_e4m3fn), down.to(torch.float8_e4m3fn)
-    up_scales = torch.rand(2, 2, -(-width // 128), -(-hidden // 128), device=DEVICE) + 0.5
-    down_scales = torch.rand(2, -(-hidden // 128), -(-width // 128), device=DEVICE) + 0.5
-    x, keys = torch.randn(4, hidden).to(DEVICE, DTYPE), _keys(4, 1, 2, absent=True)
-    got = moe_experts_fp8(x, keys, gate_up, up_scales, up_bias, down, down_scales, down_bias, GLUS[0], plan=wide[plan])
-    up_bias, down_bias = up_bias.double(), down_bias.double()
-    want = reference.moe_experts_fp8(
-        x.double(), keys, gate_up, up_scales, up_bias, down, down_scales, down_bias, GLUS[0]
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_size_and_any_choice_of_experts(data: st.DataObject) -> None:
+    """Pairs of one expert or of all, keys that are none, experts without a pair; fewer experts than pairs, or more."""
+    tokens, k, experts = data.draw(st.tuples(st.integers(0, 8), st.integers(1, 3), st.integers(1, 30)))
+    hidden, width = data.draw(st.tuples(st.integers(1, 70), st.integers(1, 12)))
+    plan = PLANS[data.draw(st.sampled_from(sorted(PLANS)))]
+    used = data.draw(st.integers(1, min(experts, 6)))
+    torch.manual_seed(data.draw(st.integers(0, 1 << 30)))
+    keys = torch.randint(0, used + 1, (tokens, k)).to(DEVICE)
+    keys[keys == used] = experts
+    weights = _weights(experts, hidden, width)
+    x = torch.randn(tokens, hidden).to(DEVICE, DTYPE)
+    got = moe_experts(x, keys, *weights, GLUS[0], plan=plan)
+    _agree(got, reference.moe_experts(x.double(), keys, *_double(weights), GLUS[0]), keys, experts)
+
+
+@pytest.mark.parametrize("experts", [3, 200])
+def test_as_many_pairs_as_are_found_without_grouping(experts: int) -> None:
+    weights = _weights(experts, 16, 8)
+    x, keys = (
+        torch.randn(FEW_PAIRS, 16).to(DEVICE, DTYPE),
+        torch.randint(0, min(experts, 12), (FEW_PAIRS, 1)).to(DEVICE),
     )
-    _agree(got, want, keys, 2)
+    want = reference.moe_experts(x.double(), keys, *_double(weights), GLUS[0])
+    _agree(moe_experts(x, keys, *weights, GLUS[0], plan=PLANS["few"]), want, keys, experts)
+
+
+def test_a_plan_that_does_not_group_so_many_pairs_is_refused() -> None:
+    weights = _weights(1, 8, 8)
+    x, keys = torch.randn(FEW_PAIRS + 1, 8).to(DEVICE, DTYPE), torch.zeros(FEW_PAIRS + 1, 1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="65 pairs, and a plan that does not group them; at most 64"):
+        moe_experts(x, keys.to(DEVICE), *weights, GLUS[0], plan=PLANS["few"])
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("experts", [2, 9])
+def test_what_is_no_key_does_no_harm(experts: int, plan: str) -> None:
+    weights = _weights(experts, 20, 8)
+    x = torch.randn(6, 20).to(DEVICE, DTYPE)
+    keys = torch.tensor([[0], [-1], [1], [experts + 3], [(1 << 32) + 1], [-(1 << 40)]], device=DEVICE)
+    got = moe_experts(x, keys, *weights, GLUS[0], plan=PLANS[plan])
+    good = torch.tensor([0, 2], device=DEVICE)
+    want = reference.moe_experts(x[good].double(), keys[good], *_double(weights), GLUS[0])
+    _agree(got[good], want, keys[good], experts)
+
+
+@triton.jit
+def _find(keys, wanted, pairs, experts, places, counts, WIDE: tl.constexpr):
+    row = tl.program_id(0)
+    bits = _pairs_of(keys, tl.load(wanted + row), pairs, experts)
+    nth = tl.arange(0, 64)
+    tl.store(places + row * 64 + nth, _place_of_one(bits, nth, WIDE))
+    tl.store(counts + row, _ones(bits.to(tl.uint32), WIDE) + _ones((bits >> 32).to(tl.uint32), WIDE))
+
+
+@pytest.mark.parametrize("pairs", [0, 1, 31, 32, 33, 63, 64])
+def test_the_pairs_of_an_expert_are_found_in_order(pairs: int) -> None:
+    keys = torch.randint(-1, 5, (64,)).to(DEVICE)  # what stands behind the last pair is not to be seen
+    wanted = torch.tensor([-1, 0, 1, 2, 3, 4], dtype=torch.int32, device=DEVICE)
+    places = torch.full((6, 64), -5, dtype=torch.int32, device=DEVICE)
+    counts = torch.full((6,), -5, dtype=torch.int32, device=DEVICE)
+    _find[(6,)](keys, wanted, pairs, 4, places, counts, WIDE=not isinstance(_find, triton.JITFunction))
+    for key, place, count in zip(wanted.tolist(), places.tolist(), counts.tolist(), strict=True):
+        want = [at for at, other in enumerate(keys[:pairs].tolist()) if other == key] if 0 <= key < 4 else []
+        assert count == len(want)
+        assert place[:count] == want
+        assert all(0 <= at < 64 for at in place)
