@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-# Up to here a program finds its pairs by looking at all of them, a bit of a number each; grouping costs launches.
-FEW_PAIRS = 64
+# Up to here a program may find its pairs by looking at all of them, a bit of a number each; grouping costs launches.
+FEW_PAIRS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def rounded(pairs: int) -> int:
 def choose(layer: Layer, pairs: int, processors: int) -> Plan:
     """The plan for so many pairs on a device of so many multiprocessors."""
     pairs = rounded(pairs)
-    few = pairs <= FEW_PAIRS
+    few = pairs <= FEW_PAIRS and _room(layer, pairs) <= 32
     tile = {"mxfp4": _packed_tile, "fp8": _square_tile, "dense": _dense_tile}[layer.format](layer, pairs, processors)
     if not few:
         return Plan(False, tile, tile)
@@ -93,15 +93,16 @@ def _packed_tile(layer: Layer, pairs: int, processors: int) -> Tile:
         return Tile(64 if programs >= 6 * processors else 32, block_m=8, block_k=128, warps=2, stages=4)
     if room <= 16:
         return Tile(64, 16, 128, warps=2, stages=4)
-    if room <= 32 or pairs <= FEW_PAIRS:
+    if room <= 32:
         return Tile(128, 32, 128, warps=4, stages=4)
     return Tile(128, 64 if mean <= 160 else 128, 64, warps=4, stages=4, last_m=16 if mean <= 160 else 64)
 
 
 def _dense_tile(layer: Layer, pairs: int, processors: int) -> Tile:
-    """For weights that go from memory to the matrix unit as they are: three programs a multiprocessor while a layer is
+    """For weights that go from memory to the matrix unit as they are.
 
-    bound by bytes, each with 32 KiB of weights or more on their way; then the largest products that registers hold.
+    Three programs a multiprocessor or more while bytes are the bound, each with 32 KiB of weights on their way; then
+    the largest products that registers hold.
     """
     room = _room(layer, pairs)
     if room <= 8:

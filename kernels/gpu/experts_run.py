@@ -87,7 +87,7 @@ def _product(
     partials = arrivals
     if split > 1:
         partials = torch.empty((split, pairs, outs), dtype=torch.float32, device=x.device)
-    by_expert = experts < pairs
+    by_expert = experts <= pairs
     tiles_n = triton.cdiv(outs, tile.block_n)
     # A program that fills a multiprocessor goes on to a further tile by itself; of smaller ones the device starts the
     # next while others still run.
@@ -127,6 +127,7 @@ def _product(
         BY_EXPERT=by_expert,
         PERSISTENT=persistent,
         CLEARS=clears,
+        WORDS=triton.next_power_of_2(triton.cdiv(pairs, 64)) if few else 1,
         EXPERTS_BLOCK=triton.next_power_of_2(experts),
         BLOCK_N=tile.block_n,
         BLOCK_M=tile.block_m,

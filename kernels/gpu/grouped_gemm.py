@@ -6,9 +6,15 @@ Weights are the left operand of the dot, tokens the right one, so that few token
 instruction (8 columns) and weights that are expanded in registers go into it from there. A weight format is a function
 that brings one tile [BLOCK_N, BLOCK_K] in bfloat16: weights_dense.py, weights_mxfp4.py, weights_fp8.py.
 
-Two ways of finding work, both on the device. Few pairs: a program an output tile and a leader (the first pair of its
-expert, found by scanning all keys), without sorting. Many: pairs come grouped, tiles of BLOCK_M pairs of one expert are
-handed out to a fixed number of programs, the tiles of an expert's same weights next to each other, to meet in the L2.
+Two ways of finding work, both on the device. Few pairs: a program an output tile and an expert (or the first pair of
+one), which looks at all keys and keeps a bit of each pair that is its own, without sorting. Many: pairs come grouped, a
+program an output tile of BLOCK_M pairs of one expert, the tiles of the same weights next to each other, to meet in the
+L2; large programs go on to further tiles (PERSISTENT).
+
+A weight format plugs in as a function `tile(weights, [scales,] expert, rows, columns, …, WIDE)`, chosen by FORMAT in
+`_tile`: it takes what its Matrices (experts_run.py) have as `weights` and `scales`, two pointers to all experts, and
+knows their strides from `outs` and `inner`. What it gives back is the left operand of a dot: loads whose values reach
+it through elementwise arithmetic (and joins that only name registers) are pipelined, STAGES deep.
 
 Rows of a tile stand in pairs where a gate follows (GATED): of 16 rows the first 8 are gates and the others their ups.
 So a gate and its up lie in one thread's registers, and weights need no other order in memory than they have.
@@ -19,6 +25,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .pairs import any_before, count_pairs, nth_pair, pairs_of
 from .weights_dense import dense_tile
 from .weights_fp8 import fp8_scales, fp8_tile
 from .weights_mxfp4 import mxfp4_tile
@@ -54,6 +61,7 @@ def grouped_gemm(
     BY_EXPERT: tl.constexpr,  # when FEW: programs are numbered by expert, not by pair
     PERSISTENT: tl.constexpr,  # unless FEW: programs go on to a further tile
     CLEARS: tl.constexpr,
+    WORDS: tl.constexpr,  # when FEW: 64 pairs each
     EXPERTS_BLOCK: tl.constexpr,  # at least `experts`
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -76,14 +84,13 @@ def grouped_gemm(
         key = slot
         if not BY_EXPERT:
             key = tl.load(keys + slot).to(tl.int32)
-        mine = _pairs_of(keys, key, pairs, experts)
-        count = _ones(mine.to(tl.uint32), WIDE) + _ones((mine >> 32).to(tl.uint32), WIDE)
+        mine = pairs_of(keys, key, pairs, experts, WORDS)
+        count = count_pairs(mine, WORDS, WIDE)
         if not BY_EXPERT:
-            before = (tl.full((), 1, tl.uint64) << slot.to(tl.uint64)) - 1
-            count = tl.where((mine & before) == 0, count, 0)  # the first pair of an expert leads
+            count = tl.where(any_before(mine, slot, WORDS), 0, count)  # the first pair of an expert leads
         if count > 0:
             for base in tl.range(0, count, BLOCK_M, disable_licm=True):
-                pair_M = _place_of_one(mine, base + column_m, WIDE)
+                pair_M = nth_pair(mine, base + column_m, WORDS, WIDE)
                 arrival = arrivals + (slot * tiles_n + n) * tl.cdiv(pairs, BLOCK_M) + base // BLOCK_M
                 _tile(
                     x, weights, scales, bias, out, partials, arrival, token, pairs, slots, outs,
@@ -108,51 +115,6 @@ def grouped_gemm(
                 limit, alpha, shift, count_E, end_E, tl.program_id(0), tiles_n,
                 FORMAT, GATED, HAS_BIAS, HAS_TOKEN, BLOCK_N, BLOCK_M, LAST_M, BLOCK_K, SPLIT, STAGES, EVEN, WIDE,
             )  # fmt: skip
-
-
-@triton.jit
-def _pairs_of(keys, key, pairs, experts):
-    """The pairs of expert `key` among the first 64, a bit each; none for the key `experts` and what is no key."""
-    # Two loads of 32: a warp has all of each, and adds up by itself.
-    pair_P = tl.arange(0, 32)
-    low_P = tl.load(keys + pair_P, mask=pair_P < pairs, other=-1)
-    high_P = tl.load(keys + 32 + pair_P, mask=pair_P + 32 < pairs, other=-1)
-    bit_P = tl.full((32,), 1, tl.uint64) << pair_P.to(tl.uint64)
-    none_P = tl.zeros((32,), dtype=tl.uint64)
-    bits_P = tl.where(low_P == key, bit_P, none_P) | tl.where(high_P == key, bit_P << 32, none_P)
-    bits = tl.sum(bits_P, 0)
-    return tl.where((key >= 0) & (key < experts), bits, tl.zeros_like(bits))
-
-
-@triton.jit
-def _ones(word, WIDE: tl.constexpr):
-    """How many bits of a uint32 are set."""
-    if not WIDE:
-        return tl.inline_asm_elementwise("popc.b32 $0, $1;", "=r,r", [word], dtype=tl.int32, is_pure=True, pack=1)
-    word -= (word >> 1) & 0x55555555
-    word = (word & 0x33333333) + ((word >> 2) & 0x33333333)
-    word = (word + (word >> 4)) & 0x0F0F0F0F
-    word += word >> 8
-    return ((word + (word >> 16)) & 63).to(tl.int32)
-
-
-@triton.jit
-def _place_of_one(bits, nth, WIDE: tl.constexpr):
-    """Where the nth set bit is, counted from 0: halves of halves. Behind the last one, some place below 64."""
-    low = bits.to(tl.uint32)
-    below = _ones(low, WIDE)
-    upper = nth >= below
-    word = tl.where(upper, (bits >> 32).to(tl.uint32), low)
-    nth = tl.where(upper, nth - below, nth)
-    place = tl.where(upper, 32, 0)
-    for power in tl.static_range(4, -1, -1):
-        size = 1 << power
-        below = _ones(word & ((1 << size) - 1), WIDE)
-        behind = nth >= below
-        word = tl.where(behind, word >> size, word)
-        nth = tl.where(behind, nth - below, nth)
-        place = tl.where(behind, place + size, place)
-    return place
 
 
 @triton.jit

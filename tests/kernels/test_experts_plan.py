@@ -34,7 +34,8 @@ PLAN = Plan(True, Tile(64, 16, 128, 4, 4), Tile(64, 16, 128, 4, 4, split=2))
 def test_every_plan_fits_a_device(layer: Layer) -> None:
     for power in range(20):
         plan = choose(layer, 1 << power, 132)
-        assert plan.few == ((1 << power) <= FEW_PAIRS)
+        assert not plan.few or ((1 << power) <= FEW_PAIRS and plan.up.block_m <= 32)
+        assert plan.few or (1 << power) > 64 or layer.experts < 8
         assert plan.up.split == 1
         for tile in (plan.up, plan.down):
             assert shared_bytes(layer.format, tile) <= MOST_SHARED
@@ -107,7 +108,7 @@ def _change(content: dict[str, Any], place: list[Any], value: Any) -> None:
         (["plans", 0, "pairs"], 1e9),
         (["plans", 0, "format"], 7),
         (["plans", 0, "few"], 1),
-        (["plans", 0, "pairs"], 65),
+        (["plans", 0, "pairs"], 257),
         (["plans", 0, "up"], {}),
         (["plans", 0, "up", "block_n"], 63),
         (["plans", 0, "up", "block_k"], 32),

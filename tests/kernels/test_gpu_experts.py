@@ -19,7 +19,7 @@ import triton.language as tl
 from yardmaster.kernels.glu import Glu
 from yardmaster.kernels.gpu.experts import moe_experts
 from yardmaster.kernels.gpu.experts_plan import FEW_PAIRS, Plan, Tile
-from yardmaster.kernels.gpu.grouped_gemm import _ones, _pairs_of, _place_of_one
+from yardmaster.kernels.gpu.pairs import any_before, count_pairs, nth_pair, pairs_of
 from yardmaster.kernels.reference import experts as reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -132,13 +132,11 @@ def test_any_size_and_any_choice_of_experts(data: st.DataObject) -> None:
     _agree(got, reference.moe_experts(x.double(), keys, *_double(weights), GLUS[0]), keys, experts)
 
 
-@pytest.mark.parametrize("experts", [3, 200])
-def test_as_many_pairs_as_are_found_without_grouping(experts: int) -> None:
+@pytest.mark.parametrize(("pairs", "experts"), [(FEW_PAIRS, 3), (66, 70)])
+def test_as_many_pairs_as_are_found_without_grouping(pairs: int, experts: int) -> None:
     weights = _weights(experts, 16, 8)
-    x, keys = (
-        torch.randn(FEW_PAIRS, 16).to(DEVICE, DTYPE),
-        torch.randint(0, min(experts, 12), (FEW_PAIRS, 1)).to(DEVICE),
-    )
+    x = torch.randn(pairs, 16).to(DEVICE, DTYPE)
+    keys = torch.randint(0, min(experts, 7), (pairs, 1)).to(DEVICE)
     want = reference.moe_experts(x.double(), keys, *_double(weights), GLUS[0])
     _agree(moe_experts(x, keys, *weights, GLUS[0], plan=PLANS["few"]), want, keys, experts)
 
@@ -146,7 +144,7 @@ def test_as_many_pairs_as_are_found_without_grouping(experts: int) -> None:
 def test_a_plan_that_does_not_group_so_many_pairs_is_refused() -> None:
     weights = _weights(1, 8, 8)
     x, keys = torch.randn(FEW_PAIRS + 1, 8).to(DEVICE, DTYPE), torch.zeros(FEW_PAIRS + 1, 1, dtype=torch.int64)
-    with pytest.raises(ValueError, match="65 pairs, and a plan that does not group them; at most 64"):
+    with pytest.raises(ValueError, match="257 pairs, and a plan that does not group them; at most 256"):
         moe_experts(x, keys.to(DEVICE), *weights, GLUS[0], plan=PLANS["few"])
 
 
@@ -163,23 +161,29 @@ def test_what_is_no_key_does_no_harm(experts: int, plan: str) -> None:
 
 
 @triton.jit
-def _find(keys, wanted, pairs, experts, places, counts, WIDE: tl.constexpr):
+def _find(keys, wanted, pairs, experts, places, counts, leads, WORDS: tl.constexpr, WIDE: tl.constexpr):
     row = tl.program_id(0)
-    bits = _pairs_of(keys, tl.load(wanted + row), pairs, experts)
-    nth = tl.arange(0, 64)
-    tl.store(places + row * 64 + nth, _place_of_one(bits, nth, WIDE))
-    tl.store(counts + row, _ones(bits.to(tl.uint32), WIDE) + _ones((bits >> 32).to(tl.uint32), WIDE))
+    mine = pairs_of(keys, tl.load(wanted + row), pairs, experts, WORDS)
+    nth = tl.arange(0, 256)
+    tl.store(places + row * 256 + nth, nth_pair(mine, nth, WORDS, WIDE))
+    tl.store(counts + row, count_pairs(mine, WORDS, WIDE))
+    for slot in range(pairs):
+        tl.store(leads + row * 256 + slot, any_before(mine, slot, WORDS).to(tl.int32))
 
 
-@pytest.mark.parametrize("pairs", [0, 1, 31, 32, 33, 63, 64])
+@pytest.mark.parametrize("pairs", [0, 1, 31, 32, 33, 63, 64, 65, 128, 129, 200, 256])
 def test_the_pairs_of_an_expert_are_found_in_order(pairs: int) -> None:
-    keys = torch.randint(-1, 5, (64,)).to(DEVICE)  # what stands behind the last pair is not to be seen
-    wanted = torch.tensor([-1, 0, 1, 2, 3, 4], dtype=torch.int32, device=DEVICE)
-    places = torch.full((6, 64), -5, dtype=torch.int32, device=DEVICE)
-    counts = torch.full((6,), -5, dtype=torch.int32, device=DEVICE)
-    _find[(6,)](keys, wanted, pairs, 4, places, counts, WIDE=not isinstance(_find, triton.JITFunction))
-    for key, place, count in zip(wanted.tolist(), places.tolist(), counts.tolist(), strict=True):
+    keys = torch.randint(-1, 5, (256,)).to(DEVICE)  # what stands behind the last pair is not to be seen
+    keys[80:130] = 2  # words full of ones
+    wanted = torch.tensor([-1, 0, 2, 4], dtype=torch.int32, device=DEVICE)
+    places, leads = (torch.full((4, 256), -5, dtype=torch.int32, device=DEVICE) for _ in range(2))
+    counts = torch.full((4,), -5, dtype=torch.int32, device=DEVICE)
+    words, wide = triton.next_power_of_2(max(1, -(-pairs // 64))), not isinstance(_find, triton.JITFunction)
+    _find[(4,)](keys, wanted, pairs, 4, places, counts, leads, WORDS=words, WIDE=wide)
+    for row, key in enumerate(wanted.tolist()):
         want = [at for at, other in enumerate(keys[:pairs].tolist()) if other == key] if 0 <= key < 4 else []
-        assert count == len(want)
-        assert place[:count] == want
-        assert all(0 <= at < 64 for at in place)
+        place = places[row].tolist()
+        assert counts[row] == len(want)
+        assert place[: len(want)] == want
+        assert all(0 <= at < 64 * words for at in place)
+        assert leads[row, :pairs].tolist() == [int(any(other < slot for other in want)) for slot in range(pairs)]
