@@ -13,9 +13,9 @@ import triton.language as tl
 @triton.jit
 def pairs_of(keys, key, pairs, experts, WORDS: tl.constexpr):
     """The pairs of expert `key`, a bit each in so many uint64; none for the key `experts` and what is no key."""
-    mine = (_word(keys, key, 0, pairs, experts),)
+    mine = (_word(keys, key, 0, pairs, experts),)  # and so on: the compiler knows no lists, and no star
     for word in tl.static_range(1, WORDS):
-        mine = mine + (_word(keys, key, word * 64, pairs, experts),)  # noqa: RUF005 (the compiler knows no star)
+        mine = mine + (_word(keys, key, word * 64, pairs, experts),)  # type: ignore[assignment]  # noqa: RUF005
     return mine
 
 
