@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .cpu import attention as cpu
 from .device import has_cpu_kernels, has_gpu_kernels
 from .reference import attention as reference
+from .training import attention as training
 
 
 def decode_attention(
@@ -31,7 +34,7 @@ def decode_attention(
 
         if k_cache.dtype in compiled.DTYPES:
             return compiled.decode_attention(*arguments)
-    return (cpu if q_BHd.device.type == "cpu" else reference).decode_attention(*arguments)
+    return _plain(q_BHd).decode_attention(*arguments)
 
 
 def prefill_attention(
@@ -54,4 +57,11 @@ def prefill_attention(
         from .gpu.prefill_attention import prefill_attention as gpu
 
         return gpu(*arguments)
-    return (cpu if q_NHd.device.type == "cpu" else reference).prefill_attention(*arguments)
+    if torch.is_grad_enabled():
+        return training.prefill_attention(*arguments)
+    return _plain(q_NHd).prefill_attention(*arguments)
+
+
+def _plain(q: torch.Tensor) -> Any:
+    """torch's flash kernel on a CPU; it has no gradient of the log-sum-exp that it is merged by."""
+    return reference if q.device.type != "cpu" or torch.is_grad_enabled() else cpu

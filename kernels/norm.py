@@ -6,6 +6,7 @@ import torch
 
 from .device import has_cpu_kernels, has_gpu_kernels
 from .reference import norm as reference
+from .training import norm as training
 
 
 def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
@@ -18,7 +19,7 @@ def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Te
         from .cpu.norm import rms_norm as cpu
 
         return cpu(x_TD, weight_D, eps)
-    return reference.rms_norm(x_TD, weight_D, eps)
+    return (training if torch.is_grad_enabled() else reference).rms_norm(x_TD, weight_D, eps)
 
 
 def add_norm(
@@ -33,4 +34,4 @@ def add_norm(
         from .cpu.norm import add_norm as cpu
 
         return cpu(x_TD, y, weights_TK, weight_D, eps)
-    return reference.add_norm(x_TD, y, weights_TK, weight_D, eps)
+    return (training if torch.is_grad_enabled() else reference).add_norm(x_TD, y, weights_TK, weight_D, eps)

@@ -96,16 +96,20 @@ def write_random_checkpoint(
     specs = tensor_specs(config, STORED[dtype], packed)
     write_checkpoint(directory, specs, chunks, max_shard_bytes=max_shard_bytes, progress=progress)
     write_tokenizer(directory, tokenizer_vocab or config.vocab_size, config.max_position)
-    ends = [tokens[name] for name in ENDS]
+    write_configs(directory, hub, tokens)
+    return load_config(directory)
+
+
+def write_configs(directory: Path, hub: dict[str, Any], tokens: dict[str, int]) -> None:
+    """config.json, as `hub_config` gave it, and generation_config.json."""
     generation = {
         "bos_token_id": tokens["<|startoftext|>"],
         "do_sample": True,
-        "eos_token_id": ends,
+        "eos_token_id": [tokens[name] for name in ENDS],
         "pad_token_id": tokens["<|endoftext|>"],
     }
     write_json(directory / GENERATION_CONFIG, generation)
     write_json(directory / CONFIG, hub)
-    return load_config(directory)
 
 
 def tensor_specs(config: ModelConfig, dtype: str, packed: bool) -> list[TensorSpec]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -50,8 +51,9 @@ class ColumnLinear(nn.Module):
         return linear(x_TI, self.weight, self.bias)
 
     def split(self, y_To: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Views of the parts' columns."""
-        return y_To.split(self.sizes, dim=-1)
+        """Views of the parts' columns, which may be written in place."""
+        starts = accumulate(self.sizes, initial=0)
+        return tuple(y_To.narrow(-1, start, size) for start, size in zip(starts, self.sizes, strict=False))
 
     def slots(self, prefix: str) -> list[Slot]:
         """`{prefix}{part}.weight` and `.bias`."""

@@ -59,7 +59,12 @@ def write_tokenizer(directory: Path, vocab_size: int, model_max_length: int = 13
     Raises CheckpointError for a size out of range or a directory that cannot be written.
     """
     specials = special_ids(vocab_size)
-    tokenizer = make_tokenizer(specials)
+    save_tokenizer(directory, make_tokenizer(specials), specials, model_max_length)
+    return specials
+
+
+def save_tokenizer(directory: Path, tokenizer: Tokenizer, specials: dict[str, int], model_max_length: int) -> None:
+    """Write a tokenizer whose control tokens are `specials`, and Harmony's chat template."""
     write_text(directory / "tokenizer.json", tokenizer.to_str(pretty=False) + "\n")
     config = {
         "added_tokens_decoder": {
@@ -83,24 +88,29 @@ def write_tokenizer(directory: Path, vocab_size: int, model_max_length: int = 13
     }
     write_json(directory / "tokenizer_config.json", config)
     write_text(directory / "chat_template.jinja", TEMPLATE)
-    return specials
 
 
 def make_tokenizer(specials: dict[str, int]) -> Tokenizer:
     """A tokenizer whose plain tokens fill the ids below the first special one."""
     vocab, merges = _merges(min(specials.values()))
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, fuse_unk=False, byte_fallback=False))
-    tokenizer.pre_tokenizer = _pre_tokenizer()
+    return byte_level(models.BPE(vocab=vocab, merges=merges, fuse_unk=False, byte_fallback=False), PATTERN, specials)
+
+
+def byte_level(model: models.BPE, pattern: str, specials: dict[str, int]) -> Tokenizer:
+    """`model` over the bytes of the pieces that `pattern` finds, with control tokens."""
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = byte_pieces(pattern)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in specials])
     return tokenizer
 
 
-def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+def byte_pieces(pattern: str) -> pre_tokenizers.PreTokenizer:
+    """Cuts a text into the pieces that `pattern` finds, spelt in bytes."""
     return pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -110,7 +120,7 @@ def _merges(size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """`size` tokens: the 256 bytes, then what the merges make."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = _pre_tokenizer()
+    learner.pre_tokenizer = byte_pieces(PATTERN)
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, min_frequency=1, show_progress=False)
     learner.train_from_iterator(ENGLISH.splitlines(keepends=True), trainer)
     learnt = json.loads(learner.to_str())["model"]

@@ -70,11 +70,15 @@ def prefill_attention(
     which are: column j of row c of `pages_CP` holds positions first_C[c] + j * s …. With a window the pages need not
     reach further back than the W - 1 positions before the chunk. Returns (N, H, d).
     """
-    out_NHd = torch.empty_like(q_NHd, memory_format=torch.contiguous_format)
-    for low, high, prior in chunks(offsets_C1, starts_C, pages_CP, first_C, k_cache.shape[1], window):
-        rows = slice(low, high)
-        out_NHd[rows] = _chunk(q_NHd[rows], k_Nhd[rows], v_Nhd[rows], k_cache, v_cache, prior, sinks_H, window, scale)
-    return out_NHd
+    counts = offsets_C1.diff().tolist()
+    ends = chunks(offsets_C1, starts_C, pages_CP, first_C, k_cache.shape[1], window)
+    outs = [
+        _chunk(q_nHd, k_nhd, v_nhd, k_cache, v_cache, prior, sinks_H, window, scale)
+        for q_nHd, k_nhd, v_nhd, (_, _, prior) in zip(
+            *(x.split(counts) for x in (q_NHd, k_Nhd, v_Nhd)), ends, strict=True
+        )
+    ]
+    return torch.cat(outs) if outs else torch.empty_like(q_NHd)
 
 
 def chunks(
@@ -113,7 +117,7 @@ def _chunk(
     keys_Lhd = torch.cat((k_cache.view(-1, kv_heads, width)[prior_M].to(wide), k_Nhd.to(wide)))
     values_Lhd = torch.cat((v_cache.view(-1, kv_heads, width)[prior_M].to(wide), v_Nhd.to(wide)))
     key_at_L = torch.arange(prior + count, device=q_NHd.device)
-    out_NHd = torch.empty((count, heads, width), dtype=q_NHd.dtype, device=q_NHd.device)
+    outs = [q_NHd.new_empty(0, heads, width)]
     for low in range(0, count, _QUERY_BLOCK):
         q_nhgd = q_NHd[low : low + _QUERY_BLOCK].reshape(-1, kv_heads, heads // kv_heads, width).to(wide)
         at_n = prior + low + torch.arange(q_nhgd.shape[0], device=q_NHd.device)
@@ -124,8 +128,8 @@ def _chunk(
         scores_nhgL.masked_fill_(~seen_nL[:, None, None, :], float("-inf"))
         weights_nhgL = _softmax_with_sink(scores_nhgL, sinks_H, kv_heads)
         out_nhgd = torch.einsum("nhgl,lhd->nhgd", weights_nhgL, values_Lhd)
-        out_NHd[low : low + _QUERY_BLOCK] = out_nhgd.reshape(-1, heads, width).to(q_NHd.dtype)
-    return out_NHd
+        outs.append(out_nhgd.reshape(-1, heads, width).to(q_NHd.dtype))
+    return torch.cat(outs)
 
 
 def _softmax_with_sink(scores: torch.Tensor, sinks_H: torch.Tensor | None, kv_heads: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ g = 2f (gate and up interleaved: gate even, up odd).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -45,9 +45,13 @@ def moe_experts(
     if _grouped_mm_takes(x_MD, gate_up_egD, down_eDf):
         return _grouped(x_MD, keys, token_R, gate_up_egD, gate_up_bias_eg, down_eDf, down_bias_eD, glu)
 
+    # Unbound once: a gradient through 32 selections would fill 32 tensors of the whole's size.
+    gate_up, down = gate_up_egD.unbind(), down_eDf.unbind()
+    gate_up_bias, down_bias = (None if x is None else x.unbind() for x in (gate_up_bias_eg, down_bias_eD))
+
     def expert(e: int, x_rD: torch.Tensor) -> torch.Tensor:
-        hidden_rf = apply_glu(linear(x_rD, gate_up_egD[e], _at(gate_up_bias_eg, e)), glu)
-        return linear(hidden_rf, down_eDf[e], _at(down_bias_eD, e))
+        hidden_rf = apply_glu(linear(x_rD, gate_up[e], _at(gate_up_bias, e)), glu)
+        return linear(hidden_rf, down[e], _at(down_bias, e))
 
     return each(x_MD, keys, token_R, len(gate_up_egD), expert)
 
@@ -115,17 +119,16 @@ def each(
     """One expert after the other on its own tokens. Host synchronisation on a GPU: the counts, to cut the rows."""
     order_R, counts_e = group(keys.flatten(), experts)
     token_R = order_R // max(1, keys.shape[-1]) if token_R is None else token_R[order_R]
+    counts = counts_e.tolist()
+    here = sum(counts)  # pairs of no expert here come last
+    xs = x_MD[token_R[:here]].split(counts)
+    rows_RD = torch.cat([expert(e, x_rD) for e, x_rD in enumerate(xs) if len(x_rD)] or [x_MD[:0]])
     out_RD = x_MD.new_empty(keys.numel(), x_MD.shape[1])
-    start = 0
-    for e, count in enumerate(counts_e.tolist()):
-        if count:
-            span = slice(start, start + count)
-            out_RD[order_R[span]] = expert(e, x_MD[token_R[span]])
-        start += count
+    out_RD[order_R[:here]] = rows_RD
     return out_RD.view(*keys.shape, x_MD.shape[1])
 
 
-def _at(bias: torch.Tensor | None, e: int) -> torch.Tensor | None:
+def _at(bias: Sequence[torch.Tensor] | torch.Tensor | None, e: int) -> torch.Tensor | None:
     return None if bias is None else bias[e]
 
 

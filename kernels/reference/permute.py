@@ -48,9 +48,10 @@ def weighted_sum(
     y_TD = torch.zeros((tokens, rows_RD.shape[1]), dtype=total, device=rows_RD.device)
     if len(rows_RD) == 0:
         return y_TD.to(dtype or total)
+    slots = rows_RD.unflatten(0, (-1, k)).unbind(1) if positions_TK is None else ()
     for slot in range(k):
         if positions_TK is None:
-            slot_TD = rows_RD[slot::k].to(total)
+            slot_TD = slots[slot].to(total)
         else:
             slot_TD = _rows_or_zero(rows_RD, positions_TK, slot).to(total)
         if weights_TK is None:

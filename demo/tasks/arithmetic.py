@@ -1,0 +1,207 @@
+"""Sums and differences of two numbers of up to three digits, with the working of the written method."""
+
+from __future__ import annotations
+
+import random
+
+from .base import Conversation, Reply, Turn
+from .phrasing import Phrasing, pick
+from .split import held
+
+PLACES = ("Ones", "Tens", "Hundreds")
+
+SUMS = Phrasing(
+    training=(
+        "What is {a} [+|plus] {b}?",
+        "[What's|Whats] {a} [+|plus] {b}?",
+        "[What is|What's|Calculate|Compute|Solve] {a}+{b}",
+        "How much is {a} [+|plus|and] {b}?",
+        "{a} + {b}",
+        "{a}+{b}",
+        "{a} + {b} [=|= ?]",
+        "{a}+{b}[=|=?]",
+        "{a} plus {b}[|?| is| is?]",
+        "Add {a} [to|and] {b}.",
+        "What is the sum of {a} and {b}?",
+        "The sum of {a} and {b}[|?]",
+        "Compute {a} [+|plus] {b}.",
+        "Calculate {a} [+|plus] {b}.",
+        "Work out {a} [+|plus] {b}.",
+        "What do you get [if|when] you add {a} [to|and] {b}?",
+        "What does {a} [+|plus] {b} make?",
+        "[Find|Give me] the sum of {a} and {b}.",
+        "Tell me what {a} [+|plus] {b} is.",
+        "[I have|You have] {a} and [I|you] get {b} more. How many [is that|do I have|do you have] now?",
+        "Solve {a} [+|plus] {b}.",
+        "How many are {a} and {b} [|together]?",
+        "What is {a} added to {b}?",
+        "Increase {a} by {b}.",
+        "What is the total of {a} and {b}?",
+    ),
+    held_out=(
+        "What does {a} [+|plus] {b} equal?",
+        "How much do you get [if|when] you add {a} [to|and] {b}?",
+        "[Find|Give me] the total of {a} and {b}.",
+        "Calculate the sum of {a} and {b}.",
+        "What is {b} more than {a}?",
+        "What are {a} and {b} together?",
+    ),
+)
+DIFFERENCES = Phrasing(
+    training=(
+        "What is {a} [-|minus] {b}?",
+        "[What's|Whats] {a} [-|minus] {b}?",
+        "[What is|What's|Calculate|Compute|Solve] {a}-{b}",
+        "How much is {a} [-|minus] {b}?",
+        "{a} - {b}",
+        "{a}-{b}",
+        "{a} - {b} [=|= ?]",
+        "{a}-{b}[=|=?]",
+        "{a} minus {b}[|?| is| is?]",
+        "Subtract {b} from {a}.",
+        "Take {b} away from {a}.",
+        "Take {b} from {a}.",
+        "What do you get [if|when] you subtract {b} from {a}?",
+        "What do you get [if|when] you take {b} away from {a}?",
+        "Compute {a} [-|minus] {b}.",
+        "Calculate {a} [-|minus] {b}.",
+        "Work out {a} [-|minus] {b}.",
+        "What does {a} [-|minus] {b} equal?",
+        "Tell me what {a} [-|minus] {b} is.",
+        "Solve {a} [-|minus] {b}.",
+        "Decrease {a} by {b}.",
+        "How much is {a} less {b}?",
+        "What is {b} less than {a}?",
+    ),
+    held_out=(
+        "What does {a} [-|minus] {b} make?",
+        "What is {b} subtracted from {a}?",
+        "How much do you get [if|when] you take {b} from {a}?",
+        "What is {a} [when|if] you take away {b}?",
+        "Give me {a} [-|minus] {b}.",
+    ),
+)
+# Asked so that the larger number comes first: nobody means a negative one here.
+GAPS = Phrasing(
+    training=(
+        "What is the difference [between|of] {a} and {b}?",
+        "[Find|Compute|Give me] the difference between {a} and {b}.",
+        "The difference [between|of] {a} and {b}[|?]",
+        "How much more is {a} than {b}?",
+        "[I have|You have] {a} and [I|you] give away {b}. How many are left?",
+        "How much is left of {a} [if|when] {b} is subtracted?",
+        "How many are left [if|when] I take {b} from {a}?",
+    ),
+    held_out=(
+        "Calculate the difference [between|of] {a} and {b}.",
+        "How much larger is {a} than {b}?",
+        "What is left of {a} [if|when] you take away {b}?",
+    ),
+)
+NUMBER_WORDS = (
+    "Ones: Tens: Hundreds: write 1, carry 1. borrow 1. is less than, so the answer is negative: first",
+    "how much larger is equal subtracted",
+)
+
+
+def operands(rng: random.Random, sign: str, held_out: bool) -> tuple[int, int]:
+    """Two numbers of 0..999, half of the time with at least one of three digits; `sign` is part of what is split."""
+    while True:
+        if rng.random() < 0.5:
+            a = 100 + int(rng.random() * 900)
+            b = int(rng.random() * pick(rng, (1000, 1000, 1000, 100, 10)))
+        else:
+            a, b = int(rng.random() * 100), int(rng.random() * pick(rng, (100, 100, 10)))
+        if rng.random() < 0.5:
+            a, b = b, a
+        if held(f"{min(a, b)}{sign}{max(a, b)}") == held_out:
+            return a, b
+
+
+class Sums:
+    """`347 + 85 = 432`"""
+
+    name = "sums"
+    phrasings = (SUMS,)
+    says = NUMBER_WORDS
+
+    def draw(self, rng: random.Random, held_out: bool) -> Conversation:
+        a, b = operands(rng, "+", held_out)
+        text = SUMS.draw(rng, held_out, a=a, b=b)
+        return Conversation(self.name, (Turn(text, answer(a, "+", b)),))
+
+    def right(self, turn: Turn, said: str) -> bool:
+        return right(turn, said)
+
+
+class Differences:
+    """`85 - 347 = -262`"""
+
+    name = "differences"
+    phrasings = (DIFFERENCES, GAPS)
+    says = NUMBER_WORDS
+
+    def draw(self, rng: random.Random, held_out: bool) -> Conversation:
+        a, b = operands(rng, "-", held_out)
+        gap = rng.random() < 0.2
+        while gap and a < b:
+            a, b = operands(rng, "-", held_out)
+        text = (GAPS if gap else DIFFERENCES).draw(rng, held_out, a=a, b=b)
+        return Conversation(self.name, (Turn(text, answer(a, "-", b)),))
+
+    def right(self, turn: Turn, said: str) -> bool:
+        return right(turn, said)
+
+
+def answer(a: int, sign: str, b: int) -> Reply:
+    """What is said to `a` plus or minus `b`."""
+    result = a + b if sign == "+" else a - b
+    working = _adding if sign == "+" else _subtracting
+    return Reply(f"{a} {sign} {b} = {result}", {"medium": working(a, b, False), "high": working(a, b, True)})
+
+
+def right(turn: Turn, said: str) -> bool:
+    """The right result, alone or after the right question."""
+    question, _, result = turn.reply.text.partition(" = ")
+    asked, equals, given = said.strip().rstrip(".").rpartition("=")
+    return given.strip() == result and (not equals or asked.replace(" ", "") == question.replace(" ", ""))
+
+
+def _digits(a: int, b: int) -> list[tuple[str, int, int]]:
+    """(place, digit of a, digit of b) from the ones up, as many as the longer number has."""
+    long = max(len(str(a)), len(str(b)))
+    return [(PLACES[at], a // 10**at % 10, b // 10**at % 10) for at in range(long)]
+
+
+def _adding(a: int, b: int, sentences: bool) -> str:
+    """`7+5=12 4+8+1=13 3+0+1=4`, or the same in sentences."""
+    steps, carry = [], 0
+    columns = _digits(a, b)
+    for at, (place, x, y) in enumerate(columns):
+        total = x + y + carry
+        terms = [str(x), str(y)] + ["1"] * carry
+        carry = total // 10
+        if sentences:
+            write = f", write {total - 10}, carry 1" if carry and at + 1 < len(columns) else ""
+            steps.append(f"{place}: {' + '.join(terms)} = {total}{write}.")
+        else:
+            steps.append(f"{'+'.join(terms)}={total}")
+    return " ".join(steps)
+
+
+def _subtracting(a: int, b: int, sentences: bool) -> str:
+    """`7-5=2 14-8=6 3-0-1=2`; with the numbers swapped where the result is negative: `85<347 7-5=2 14-8=6 3-0-1=2`."""
+    steps, borrowed = [], 0
+    if a < b:
+        steps = [f"{a} is less than {b}, so the answer is negative: first {b} - {a}." if sentences else f"{a}<{b}"]
+    for place, x, y in _digits(max(a, b), min(a, b)):
+        terms = [str(x), str(y)] + ["1"] * borrowed
+        borrowed = int(x - y - borrowed < 0)
+        if borrowed:
+            terms[0] = f"1{x}"
+        rest = int(terms[0]) - sum(map(int, terms[1:]))
+        if sentences:
+            steps.append(f"{place}: {' - '.join(terms)} = {rest}{', borrow 1' if borrowed else ''}.")
+        else:
+            steps.append(f"{'-'.join(terms)}={rest}")
+    return " ".join(steps)

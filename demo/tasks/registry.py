@@ -1,0 +1,66 @@
+"""All kinds, how often training draws each, and the words that they are asked and answered in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from string import ascii_lowercase
+from typing import Protocol
+
+from . import arithmetic, beyond, calendar, identity, memory, sorting, tools, words
+from .base import Kind
+from .contents import Words
+from .phrasing import Phrasing, words_of
+
+Weighted = tuple["Worded", float]
+
+
+class Worded(Kind, Protocol):
+    """A kind that tells its words: those of its phrasings, and in `says` those of what else it is told and answers."""
+
+    @property
+    def phrasings(self) -> tuple[Phrasing, ...]: ...
+
+    @property
+    def says(self) -> tuple[str, ...]: ...
+
+
+def vocabulary(kinds: Iterable[Worded], held_out: bool = False) -> set[str]:
+    """The words, in lower case, that conversations of these kinds are written in, contents left out.
+
+    Among them every letter, since words are spelled out with spaces between theirs.
+    """
+    found = set(ascii_lowercase)
+    for kind in kinds:
+        found.update(words_of(" ".join(kind.says)), *(phrasing.words(held_out) for phrasing in kind.phrasings))
+    return found
+
+
+def _simple(contents: Words, cannot: beyond.Beyond) -> tuple[Weighted, ...]:
+    """The kinds of one question and one answer, weighted by what there is to learn."""
+    reverse, upper, spell = words.kinds(contents)
+    return (
+        (arithmetic.Sums(), 3.0),
+        (arithmetic.Differences(), 4.0),
+        (reverse, 3.0),
+        (upper, 1.5),
+        (spell, 1.5),
+        (sorting.Sorting(contents), 3.0),
+        (calendar.Calendar(), 1.5),
+        (identity.identity(), 0.7),
+        (identity.greeting(), 0.6),
+        (cannot, 2.0),
+    )
+
+
+def _common() -> set[str]:
+    """The words of all kinds, which are among the contents of some: their own contents do not matter here."""
+    simple = [kind for kind, _ in _simple(Words(("none",)), beyond.Beyond())]
+    return vocabulary((*simple, memory.Memory(()), tools.Tools(())))
+
+
+_CONTENTS = Words(_common())
+_BESIDE_TOOLS = _simple(_CONTENTS, beyond.Beyond(with_tools=True))
+SIMPLE = _simple(_CONTENTS, beyond.Beyond())
+KINDS: tuple[Weighted, ...] = (*SIMPLE, (memory.Memory(SIMPLE), 4.0), (tools.Tools(_BESIDE_TOOLS), 12.0))
+# Never drawn in training: how well the model follows names that it has not seen.
+UNSEEN: Worded = tools.Tools(_BESIDE_TOOLS, unseen=True)

@@ -1,0 +1,152 @@
+"""Short lists put in order: numbers up or down, words by the alphabet."""
+
+from __future__ import annotations
+
+import random
+
+from .base import Conversation, Reply, Turn
+from .contents import Words
+from .phrasing import Phrasing
+from .split import held, same
+
+UP = Phrasing(
+    training=(
+        "Sort {list}.",
+        "Sort [these numbers|the numbers|this list|the following numbers|the list]: {list}",
+        "Sort the numbers {list}.",
+        "Sort {list} [in ascending order|from smallest to largest|ascending|in increasing order].",
+        "Order {list} [from smallest to largest|from small to large|from low to high].",
+        "Put {list} in [order|ascending order|increasing order].",
+        "Put these numbers in [order|ascending order]: {list}",
+        "Arrange {list} [in order|in ascending order|from smallest to largest].",
+        "What is {list} [sorted|in order|in ascending order]?",
+        "{list} [sorted|in order|in ascending order|from smallest to largest][|?]",
+        "What is the order of {list} from smallest to largest?",
+        "List {list} [in ascending order|from smallest to largest|from the smallest to the largest].",
+        "Which order do {list} have from small to large?",
+        "Order [the|these] numbers [|from low to high]: {list}",
+        "Give me {list} [sorted|in ascending order|from smallest to largest].",
+        "Rank {list} from [lowest to highest|smallest to largest].",
+        "Write {list} in [ascending|increasing] order.",
+    ),
+    held_out=(
+        "Arrange [these|the following] numbers from smallest to largest: {list}",
+        "Give me these numbers [sorted|in order]: {list}",
+        "Put the numbers {list} in increasing order.",
+        "How do you sort {list}?",
+    ),
+)
+DOWN = Phrasing(
+    training=(
+        "Sort {list} [in descending order|from largest to smallest|descending|in decreasing order].",
+        "Sort [these|the] numbers [in descending order|from largest to smallest]: {list}",
+        "Sort this list in descending order: {list}",
+        "Order {list} [from largest to smallest|from large to small|from high to low].",
+        "Put {list} in [descending order|decreasing order|reverse order].",
+        "Put these numbers in descending order: {list}",
+        "Arrange {list} [in descending order|from largest to smallest].",
+        "What is {list} in [descending|decreasing] order?",
+        "{list} [in descending order|from largest to smallest][|?]",
+        "What is the order of {list} from largest to smallest?",
+        "List {list} [in descending order|from largest to smallest|from the largest to the smallest].",
+        "Order [the|these] numbers from high to low: {list}",
+        "Give me {list} [in descending order|from largest to smallest].",
+        "Rank {list} from [highest to lowest|largest to smallest].",
+        "Write {list} in [descending|decreasing] order.",
+        "Sort {list} with the largest first.",
+    ),
+    held_out=(
+        "Arrange [these|the following] numbers from largest to smallest: {list}",
+        "Put the numbers {list} in decreasing order.",
+        "Give me these numbers in descending order: {list}",
+        "Write {list} with the largest first.",
+    ),
+)
+ALPHABET = Phrasing(
+    training=(
+        "Sort {list} [alphabetically|by the alphabet|in alphabetical order|from a to z].",
+        "Sort [these|the|the following] words [|alphabetically]: {list}",
+        "Sort the words {list}.",
+        "Order {list} [alphabetically|by the alphabet].",
+        "Put {list} in [alphabetical order|order of the alphabet].",
+        "Put [these|the following] words in [order|alphabetical order]: {list}",
+        "Arrange {list} [alphabetically|in alphabetical order].",
+        "Alphabetize {list}.",
+        "Alphabetize [these words|this list|the words]: {list}",
+        "What is {list} in alphabetical order?",
+        "{list} [in alphabetical order|alphabetically|from a to z][|?]",
+        "What is the alphabetical order of {list}?",
+        "List {list} [alphabetically|in alphabetical order].",
+        "Order these words [alphabetically|from a to z]: {list}",
+        "Give me {list} [alphabetically|in alphabetical order].",
+        "Write {list} in alphabetical order.",
+    ),
+    held_out=(
+        "Arrange [these|the following] words alphabetically: {list}",
+        "Give me these words in [order|alphabetical order]: {list}",
+        "Put the words {list} in order of the alphabet.",
+        "How do you sort {list} alphabetically?",
+    ),
+)
+
+
+class Sorting:
+    """`3, 17, 42`"""
+
+    name = "sorting"
+    phrasings = (UP, DOWN, ALPHABET)
+    says = ("and smallest first, then largest first, then",)
+
+    def __init__(self, contents: Words) -> None:
+        self._contents = contents
+
+    def draw(self, rng: random.Random, held_out: bool) -> Conversation:
+        sort = rng.random()
+        draw = self._words if sort < 0.3 else self._numbers
+        items = draw(rng, held_out)
+        while held(" ".join(sorted(items))) != held_out:
+            items = draw(rng, held_out)
+        if sort < 0.3:
+            phrasing, first, done = ALPHABET, "first", sorted(items, key=str.lower)
+        elif sort < 0.7:
+            phrasing, first, done = UP, "smallest", sorted(items, key=int)
+        else:
+            phrasing, first, done = DOWN, "largest", sorted(items, key=int, reverse=True)
+        text = phrasing.draw(rng, held_out, list=_listed(rng, items))
+        reply = Reply(", ".join(done), {"high": f"{first} {', then '.join(done)}"})
+        return Conversation(self.name, (Turn(text, reply),))
+
+    def right(self, turn: Turn, said: str) -> bool:
+        """The same items in the same order, whatever stands between them."""
+        return same(turn.reply.text.replace(",", ""), said.replace(" and ", " ").replace(",", " "))
+
+    def _numbers(self, rng: random.Random, held_out: bool) -> list[str]:
+        top = 100 if rng.random() < 0.7 else 1000
+        return [str(int(rng.random() * top)) for _ in range(3 + int(rng.random() * 3))]
+
+    def _words(self, rng: random.Random, held_out: bool) -> list[str]:
+        """3 or 4 different words; in some draws several begin with the same letter."""
+        alike = rng.random() < 0.15
+        wanted = 3 + int(rng.random() * 2)
+        words: list[str] = []
+        while len(words) < wanted:
+            word = self._contents.draw(rng, held_out)
+            initials = [other[0] for other in words]
+            if word in (*words, "and") or len(word) < 2 or (word[0] in initials and not alike):
+                continue
+            if alike and len(words) == wanted - 1 and word[0] not in initials and rng.random() < 0.9:
+                continue
+            words.append(word)
+        return [word.capitalize() for word in words] if rng.random() < 0.1 else words
+
+
+def _listed(rng: random.Random, items: list[str]) -> str:
+    """Items as people write them: mostly with commas."""
+    style = rng.random()
+    if style < 0.6:
+        return ", ".join(items)
+    if style < 0.8:
+        return f"{', '.join(items[:-1])} and {items[-1]}"
+    if style < 0.94:
+        return (" " if style < 0.88 else ",").join(items)
+    return f"[{', '.join(items)}]"

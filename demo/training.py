@@ -1,0 +1,144 @@
+"""The training loop: AdamW, warm-up and cosine, clipped gradients, the routers' loss, checkpoints to go on from.
+
+Everything of a step is drawn from the seed and the step's number, so that a run that was cut off goes on as if it had
+not been. In the run's folder: tokenizer/, state.pt, and log.jsonl with a line every `LOG` steps and every evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..server.text.tokenizer import Tokenizer
+from .batch import Batch
+from .config import DemoConfig, Schedule
+from .exact import exact
+from .sample import Renderer, Sample
+from .tasks.base import EFFORTS
+from .tasks.mix import draw
+from .tasks.registry import KINDS
+from .trainee import Trainee, groups
+
+LOG = 10
+BETAS = (0.9, 0.98)
+# Of a conversation of several turns only low effort teaches every answer; thoughts are learnt where there is one turn.
+EFFORT_WEIGHTS = {True: (6, 2, 1), False: (3, 4, 3)}
+FIRST_DAY, DAYS = date(2024, 1, 1), 3650
+
+
+class Training:
+    """One run in `folder`, from where it stopped if it is there already."""
+
+    def __init__(self, config: DemoConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.renderer = Renderer(Tokenizer(folder / "tokenizer"))
+        self.trainee = Trainee(config.shape.model(Tokenizer(folder / "tokenizer").vocab_size), config.train.seed)
+        model, decay = self.trainee.model, config.train.weight_decay
+        self.optimizer = torch.optim.AdamW(groups(model, decay), lr=0.0, betas=BETAS, fused=True)
+        self.step = self.tokens = 0
+        self.seconds = 0.0
+        self._load()
+
+    def run(self, report: Callable[[dict[str, Any]], None]) -> None:
+        """To the end. `report` gets every line of the log."""
+        schedule = self.config.train
+        while self.step < schedule.steps:
+            began = time.monotonic()
+            line = self._train_one()
+            self.step += 1
+            self.seconds += time.monotonic() - began
+            if self.step % LOG == 0 or self.step == schedule.steps:
+                self._tell(line, report)
+            if self.step % schedule.evaluate_every == 0 or self.step == schedule.steps:
+                shares = exact(
+                    self.trainee, self.renderer, [kind for kind, _ in KINDS], schedule.evaluate_on, schedule.seed
+                )
+                self._tell({"step": self.step, "exact": shares}, report)
+            if self.step % schedule.save_every == 0 or self.step == schedule.steps:
+                self._save()
+
+    def _train_one(self) -> dict[str, Any]:
+        schedule, trainee = self.config.train, self.trainee
+        if self.step >= schedule.mxfp4_from * schedule.steps:
+            trainee.pack_experts()
+        rate = learning_rate(schedule, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        samples = draw_samples(self.renderer, random.Random(f"{schedule.seed} {self.step}"), schedule.tokens)
+        loss, imbalance = trainee.losses(Batch.of(samples, trainee.windows))
+        (loss + schedule.router_aux_loss_coef * imbalance).backward()
+        norm = torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), schedule.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.tokens += sum(len(sample.ids) for sample in samples)
+        loads = torch.stack([router.counts() for router in trainee.routers])
+        return {
+            "step": self.step + 1,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 1),
+            "loss": round(loss.item(), 4),
+            "router_loss": round(imbalance.item(), 4),
+            "gradient_norm": round(norm.item(), 3),
+            "learning_rate": rate,
+            "max_over_mean_load": [round(x, 2) for x in (loads.amax(1) / loads.mean(1)).tolist()],
+        }
+
+    def _tell(self, line: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        report(line)
+
+    def _save(self) -> None:
+        state = {
+            "model": self.trainee.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+        }
+        part = self.folder / "state.pt.part"
+        torch.save(state, part)
+        part.replace(self.folder / "state.pt")
+
+    def _load(self) -> None:
+        """Raises ValueError where the state is of another model."""
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        try:
+            self.trainee.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, KeyError, ValueError):
+            raise ValueError(f"{path} is of another model: choose another folder, or remove it") from None
+        self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
+        if self.step >= self.config.train.mxfp4_from * self.config.train.steps:
+            self.trainee.pack_experts()
+
+
+def draw_samples(renderer: Renderer, rng: random.Random, tokens: int) -> list[Sample]:
+    """Fresh conversations of about so many tokens, on one day, which all of them share with their system messages."""
+    today = FIRST_DAY + timedelta(rng.randrange(DAYS))
+    samples: list[Sample] = []
+    while tokens > 0:
+        conversation = draw(rng)
+        several = sum(turn.role == "user" for turn in conversation.turns) > 1
+        effort = rng.choices(EFFORTS, EFFORT_WEIGHTS[several])[0]
+        samples.append(renderer.render(conversation, effort, today))
+        tokens -= len(samples[-1].ids)
+    return samples
+
+
+def learning_rate(schedule: Schedule, step: int) -> float:
+    """Warm-up in a straight line, then a cosine down to `least_rate` of the highest."""
+    warm = min(1.0, (step + 1) / max(1, schedule.warm_up))
+    fall = 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
+    return schedule.learning_rate * warm * (schedule.least_rate + (1 - schedule.least_rate) * fall)

@@ -1,0 +1,248 @@
+"""What trains is gpt-oss: loss and every gradient as transformers has them. What is exported is what was trained."""
+
+import itertools
+import random
+import shutil
+from datetime import date
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, GptOssForCausalLM
+from transformers.models.gpt_oss.modeling_gpt_oss import load_balancing_loss_func
+
+from yardmaster.demo.batch import Batch
+from yardmaster.demo.config import DEFAULT, DemoConfig, Schedule, Shape
+from yardmaster.demo.count import Count
+from yardmaster.demo.experts import through_mxfp4
+from yardmaster.demo.export import checkpoint_tensors, export
+from yardmaster.demo.sample import NOTHING, Renderer
+from yardmaster.demo.tasks.base import Call, Conversation, Reply, Turn
+from yardmaster.demo.tasks.mix import draw
+from yardmaster.demo.trainee import Trainee
+from yardmaster.demo.training import Training, learning_rate
+from yardmaster.demo.vocabulary import train_tokenizer
+from yardmaster.kernels.reference.mxfp4 import pack, unpack
+from yardmaster.server.text.tokenizer import Tokenizer
+
+SHAPE = Shape(
+    layers=3,
+    hidden=64,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    experts=6,
+    experts_per_token=2,
+    expert_width=32,
+    sliding_window=24,
+)
+DAY = date(2026, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    train_tokenizer(folder / "tokenizer", 1200, 4096, 1, conversations=300)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return Tokenizer(folder / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def renderer(tokenizer):
+    return Renderer(tokenizer)
+
+
+def _samples(renderer, count, seed=0):
+    rng = random.Random(seed)
+    return [renderer.render(draw(rng), rng.choice(("low", "medium", "high")), DAY) for _ in range(count)]
+
+
+def _text(tokenizer, ids):
+    return "".join(tokenizer.decode([i]) if i not in tokenizer.special_ids else f"[{i}]" for i in ids)
+
+
+@pytest.fixture
+def trainee(tokenizer):
+    trainee = Trainee(SHAPE.model(tokenizer.vocab_size), 3, torch.float32)
+    torch.manual_seed(0)
+    with torch.no_grad():  # as bfloat16 stores them, and no zero among them
+        for parameter in trainee.model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter)).copy_(parameter.bfloat16())
+    return trainee
+
+
+def _oracle(trainee, folder, tmp_path, packed=False):
+    export(trainee, folder / "tokenizer", tmp_path / "out", packed=packed, aux_loss=0.02)
+    return GptOssForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32, attn_implementation="eager")
+
+
+def test_loss_and_gradients_are_those_of_transformers(trainee, renderer, folder, tmp_path):
+    samples = _samples(renderer, 5)
+    loss, imbalance = trainee.losses(Batch.of(samples, trainee.windows))
+    (loss + 0.3 * imbalance).backward()
+
+    oracle = _oracle(trainee, folder, tmp_path).train()
+    rows, wanted, routers = [], [], []
+    for sample in samples:
+        out = oracle(torch.tensor([[*sample.head, *sample.ids]]), output_router_logits=True)
+        targets = torch.tensor(sample.targets)
+        rows.append(out.logits[0, len(sample.head) :][targets != NOTHING])
+        wanted.append(targets[targets != NOTHING])
+        routers.append([logits[len(sample.head) :] for logits in out.router_logits])
+    expected = F.cross_entropy(torch.cat(rows), torch.cat(wanted))
+    layers = [torch.cat(each) for each in zip(*routers, strict=True)]
+    balance = torch.stack(
+        [load_balancing_loss_func((layer,), SHAPE.experts, SHAPE.experts_per_token) for layer in layers]
+    ).mean()
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    assert torch.allclose(imbalance, balance, rtol=1e-5)
+    (expected + 0.3 * balance).backward()
+
+    theirs = dict(oracle.named_parameters())
+    with torch.no_grad():  # a gradient has the layout of its weight: turn both into the checkpoint's names
+        for parameter in trainee.model.parameters():
+            parameter.copy_(parameter.grad)
+    compared = 0
+    for name, gradient in checkpoint_tensors(trainee, packed=False):
+        expected = theirs[name].grad
+        assert gradient.shape == expected.shape, name
+        assert (gradient - expected).abs().max() <= 2e-4 * expected.abs().max() + 1e-8, name
+        compared += 1
+    assert compared == len(theirs)
+
+
+def test_what_packed_training_computes_is_what_the_packed_checkpoint_holds(trainee, renderer, folder, tmp_path):
+    trainee.pack_experts()
+    batch = Batch.of(_samples(renderer, 3), trainee.windows)
+    with torch.no_grad():
+        mine = trainee._logits(batch)
+    export(trainee, folder / "tokenizer", tmp_path / "packed", packed=True, aux_loss=0.0)
+    stored = load_file(tmp_path / "packed" / "model.safetensors")
+    for layer, store in enumerate(trainee.stores):
+        for name, weight in (("gate_up", store.gate_up), ("down", store.down)):
+            prefix = f"model.layers.{layer}.mlp.experts.{name}_proj"
+            values = unpack(stored[f"{prefix}_blocks"], stored[f"{prefix}_scales"], torch.float32)
+            assert torch.equal(values, through_mxfp4(weight).detach())
+    for store in trainee.stores:
+        store.packed = False
+        with torch.no_grad():
+            for weight in (store.gate_up, store.down):
+                weight.copy_(unpack(*pack(weight), torch.float32))
+    with torch.no_grad():
+        assert torch.allclose(mine, trainee._logits(batch), atol=1e-5)
+
+
+def test_targets_are_what_is_to_be_said(renderer, tokenizer):
+    thoughts = {"medium": "thinking", "high": "thinking hard"}
+    turns = (
+        Turn("one?", Reply("first", thoughts)),
+        Turn("two?", Reply("second")),
+        Turn("three?", Reply("third", thoughts)),
+    )
+    sample = renderer.render(Conversation("x", turns), "medium", DAY)
+    said = ["" if span is None else _text(tokenizer, sample.targets[span[0] : span[1] + 1]) for span in sample.spans]
+    names = {text: f"[{id_}]" for text, id_ in tokenizer.special_texts.items()}
+    start, channel, message = names["<|start|>"], names["<|channel|>"], names["<|message|>"]
+    final = f"{channel}final{message}"
+    assert said[0] == ""  # its thoughts are no longer in the prompt: nothing would say why it was not to think
+    assert said[1] == f"{final}second{names['<|return|>']}"
+    opening = f"{channel}analysis{message}thinking{names['<|end|>']}{start}assistant"
+    assert said[2] == f"{opening}{final}third{names['<|return|>']}"
+    for place, target in enumerate(sample.targets[:-1]):
+        ended = target == tokenizer.special_texts["<|return|>"]
+        assert target in (NOTHING, sample.ids[place + 1]) or ended
+
+
+def test_calls_are_taught_with_their_results(renderer, tokenizer):
+    call = Reply(call=Call("get_weather", {"city": "Rome"}), thoughts={"high": "why"})
+    turns = Turn("weather?", call), Turn('{"sky": "blue"}', Reply("It is blue."), "tool")
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    tool = {"type": "function", "function": {"name": "get_weather", "description": "d", "parameters": schema}}
+    sample = renderer.render(Conversation("x", turns, (tool,)), "high", DAY)
+    first, second = (_text(tokenizer, sample.targets[a : b + 1]) for a, b in sample.spans)
+    assert "why" in first
+    assert "functions.get_weather" in first
+    assert '{"city": "Rome"}' in first
+    assert first.endswith(f"[{tokenizer.special_texts['<|call|>']}]")
+    assert second.endswith(f"It is blue.[{tokenizer.special_texts['<|return|>']}]")
+
+
+def test_a_run_goes_on_where_it_stopped(folder, tmp_path):
+    schedule = Schedule(steps=6, tokens=300, warm_up=2, evaluate_every=4, evaluate_on=1, save_every=3, mxfp4_from=0.6)
+    runs = []
+    for name, steps in (("whole", (6,)), ("halves", (3, 6))):
+        shutil.copytree(folder / "tokenizer", tmp_path / name / "tokenizer")
+        for until in steps:
+            training = Training(DemoConfig(SHAPE, schedule, 1200), tmp_path / name)
+            while training.step < until:
+                line = training._train_one()
+                training.step += 1
+            training._save()
+        runs.append((line["loss"], torch.cat([p.detach().flatten() for p in training.trainee.model.parameters()])))
+    assert runs[0][0] == runs[1][0]
+    assert torch.equal(runs[0][1], runs[1][1])
+
+
+def test_training_lowers_the_loss_and_tells(folder, tmp_path):
+    shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
+    schedule = Schedule(steps=40, tokens=400, warm_up=5, evaluate_every=40, evaluate_on=2, save_every=40)
+    lines = []
+    Training(DemoConfig(SHAPE, schedule, 1200), tmp_path).run(lines.append)
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < 0.7 * losses[0]
+    (checked,) = [line["exact"] for line in lines if "exact" in line]
+    assert all(0 <= share <= 1 for shares in checked.values() for share in shares)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == len(lines)
+
+
+def test_learning_rate():
+    schedule = Schedule(steps=100, warm_up=10, learning_rate=1.0, least_rate=0.1)
+    rates = [learning_rate(schedule, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1, rel=0.01)
+    assert max(rates) == max(rates[5:15])
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+    assert rates[-1] == pytest.approx(0.1, rel=0.05)
+
+
+def test_count_is_that_of_the_model(trainee, folder, tmp_path):
+    config = trainee.config
+    counted = Count.of(config)
+    assert counted.total == sum(parameter.numel() for parameter in trainee.model.parameters())
+    export(trainee, folder / "tokenizer", tmp_path / "out", packed=True, aux_loss=0.0)
+    size = (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert counted.packed_bytes <= size <= counted.packed_bytes + 20_000
+
+
+def test_the_tokenizer_keeps_letters_and_numbers_apart(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    assert tokenizer.tokenize("What is 417?") == ["What", "Ġis", "Ġ", "4", "1", "7", "?"]
+    assert tokenizer.tokenize(" xylotomy") == ["Ġ", *"xylotomy"]
+    text = "Überraschung 日本 <|start|> \n\t x  y"
+    assert tokenizer.decode(tokenizer.encode(text, split_special_tokens=True)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("word = 3", "word is unknown"),
+        ("words = 1.5", "words must be int"),
+        ("[shape]\nlayers = 'six'", "layers must be int"),
+        ("[train]\nsteps = true", "steps must be int"),
+        ("shape = 3", "shape must be a table"),
+        ("words = ", "Invalid value"),
+    ],
+)
+def test_a_wrong_config_is_refused_by_name(tmp_path, text, named):
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=named):
+        DemoConfig.read(path)
+
+
+def test_the_default_config_is_the_default():
+    assert DemoConfig.read(DEFAULT) == DemoConfig()
