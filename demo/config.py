@@ -16,7 +16,10 @@ DEFAULT = Path(__file__).with_name("default.toml")
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The model. `attention` are the layers' kinds in turn, repeated over all of them."""
+    """The model. `attention` are the layers' kinds in turn, repeated over all of them.
+
+    `dense_layers`, counted from 0, have one gated product of `dense_width` in place of a mixture of experts.
+    """
 
     layers: int = 6
     hidden: int = 192
@@ -33,6 +36,8 @@ class Shape:
     original_context: int = 1024
     context: int = 4096
     tied: bool = False
+    dense_layers: tuple[int, ...] = ()
+    dense_width: int = 0
 
     def model(self, vocab_size: int) -> ModelConfig:
         """The same as what a checkpoint's config.json says."""
@@ -57,6 +62,8 @@ class Shape:
             ),
             max_position=self.context,
             tie_word_embeddings=self.tied,
+            dense_layers=self.dense_layers,
+            dense_width=self.dense_width,
         )
 
 

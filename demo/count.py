@@ -39,9 +39,11 @@ class Count:
         weights = 3 * c.hidden_size * c.expert_width
         expert = weights + 2 * c.expert_width + c.hidden_size
         router = c.num_experts * (c.hidden_size + 1)
-        rest = c.num_layers * (router + 2 * c.hidden_size) + c.hidden_size
-        each = c.num_layers * expert
-        packed = c.num_layers * c.num_experts * weights
+        dense = c.dense_width * 3 * c.hidden_size + (2 * c.dense_width + c.hidden_size) * c.attention_bias
+        sparse = c.num_layers - len(c.dense_layers)
+        rest = sparse * router + len(c.dense_layers) * dense + (2 * c.num_layers + 1) * c.hidden_size
+        each = sparse * expert
+        packed = sparse * c.num_experts * weights
         others = embedding + attention + rest + c.num_experts * each - packed
         return cls(
             embedding,

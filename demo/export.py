@@ -10,6 +10,7 @@ from typing import cast
 import torch
 
 from ..kernels.reference.mxfp4 import pack
+from ..layers.moe import MoE
 from ..models.gpt_oss import Block
 from ..models.random_checkpoint import hub_config, tensor_specs, write_configs
 from ..weights.tokenizer_writer import special_ids
@@ -42,19 +43,28 @@ def checkpoint_tensors(trainee: Trainee, packed: bool) -> Iterator[tuple[str, to
     model = trainee.model
     blocks = cast("list[Block]", list(model.blocks))
     yield "model.embed_tokens.weight", model.embedding.weight
-    for layer, (block, store, router) in enumerate(zip(blocks, trainee.stores, trainee.routers, strict=True)):
+    sparse = iter(zip(trainee.stores, trainee.routers, strict=True))
+    for layer, block in enumerate(blocks):
         prefix = f"model.layers.{layer}."
         yield f"{prefix}input_layernorm.weight", block.attention_norm.weight
-        yield f"{prefix}post_attention_layernorm.weight", block.moe_norm.weight
+        yield f"{prefix}post_attention_layernorm.weight", block.mlp_norm.weight
         attention = block.attention
         for kind in ("weight", "bias"):
             parts = getattr(attention.qkv, kind).split(attention.qkv.sizes)
             for name, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
                 yield f"{prefix}self_attn.{name}.{kind}", part
             yield f"{prefix}self_attn.o_proj.{kind}", getattr(attention.o, kind)
-            yield f"{prefix}mlp.router.{kind}", getattr(router.router, kind)
         assert attention.sinks is not None  # gpt-oss has them
         yield f"{prefix}self_attn.sinks", attention.sinks
+        if not isinstance(block.mlp, MoE):
+            for name, part in (("gate_up_proj", block.mlp.gate_up), ("down_proj", block.mlp.down)):
+                yield f"{prefix}mlp.{name}.weight", part.weight
+                assert part.bias is not None
+                yield f"{prefix}mlp.{name}.bias", part.bias
+            continue
+        store, router = next(sparse)
+        yield f"{prefix}mlp.router.weight", router.router.weight
+        yield f"{prefix}mlp.router.bias", router.router.bias
         experts = f"{prefix}mlp.experts."
         for name, weight, bias in (
             ("gate_up_proj", store.gate_up, store.gate_up_bias),

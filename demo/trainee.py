@@ -29,12 +29,13 @@ class Trainee:
         shard = ExpertShard(
             config.num_experts, config.hidden_size, config.expert_width, experts, range(config.expert_width), config.glu
         )
-        self.stores = [TrainedExperts(shard) for _ in range(config.num_layers)]
+        stores = {i: TrainedExperts(shard) for i in range(config.num_layers) if i not in config.dense_layers}
+        self.stores = list(stores.values())
         cpu = torch.device("cpu")
         self.model = GptOss(
             config,
             Mesh.single(cpu),
-            lambda layer: self.stores[layer],
+            lambda layer: stores[layer],
             LocalDispatcher(),
             dtype=dtype,
             weight_dtype=torch.float32,
@@ -85,7 +86,7 @@ def initialise(model: GptOss, config: ModelConfig, seed: int) -> None:
             parameter.fill_(1.0 if "norm" in name else 0.0)
             continue
         scale = parameter.shape[-1] ** -0.5
-        if name.endswith(("attention.o.weight", "experts.down")):
+        if name.endswith(("attention.o.weight", "experts.down", "mlp.down.weight")):
             scale *= calm
         elif name == "embedding.weight":
             scale = 0.5

@@ -85,6 +85,7 @@ def activation_bytes(
     everywhere = tokens * layout.dp * config.experts_per_token
     rows = min(everywhere, 2 * everywhere // layout.ep)
     experts = rows * (3 * config.hidden_size + 3 * config.expert_width // layout.etp)
+    experts = max(experts, tokens * 4 * config.dense_width // layout.tp)
     logits = 3 * 4 * logit_rows * config.vocab_size
     return max((residual + max(attention, experts)) * dtype.itemsize, logits)
 

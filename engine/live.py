@@ -26,34 +26,54 @@ class Stream:
         self._on_close = on_close
         self._pending: list[RequestOutput] = []
         self._waiter: asyncio.Future[None] | None = None
-        self._dead: str | None = None
+        self._error: Exception | None = None
         self._over = False
+        self._sink: Callable[[RequestOutput | Exception], None] | None = None
 
     def push(self, output: RequestOutput) -> None:
-        self._pending.append(output)
-        self._wake()
+        if self._sink is not None:
+            self._sink(output)
+        else:
+            self._pending.append(output)
+            self._wake()
 
-    def fail(self, reason: str) -> None:
-        self._dead = reason
-        self._wake()
+    def fail(self, error: str | Exception) -> None:
+        """Nothing more will come: a text is why the engine is dead."""
+        self._error = EngineDead(error) if isinstance(error, str) else error
+        if self._sink is not None:
+            self._sink(self._error)
+        else:
+            self._wake()
+
+    def pour(self, sink: Callable[[RequestOutput | Exception], None]) -> None:
+        """For one who only passes outputs on, instead of iterating: each goes to `sink` when it comes, and no task has
+
+        to wake for it. The last is the one with a finish reason, or what the stream failed with.
+        """
+        self._sink = sink
+        for output in self._pending:
+            sink(output)
+        self._pending = []
+        if self._error is not None:
+            sink(self._error)
 
     def __aiter__(self) -> Stream:
         return self
 
     async def __anext__(self) -> RequestOutput:
-        """Raises EngineDead once what had come before the engine's death is read."""
+        """Raises EngineDead, or what else it failed with, once what had come before that is read."""
         while not self._pending:
             if self._over:
                 raise StopAsyncIteration
-            if self._dead is not None:
+            if self._error is not None:
                 self._over = True
-                raise EngineDead(self._dead)
+                raise self._error
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        output = _merged(self._pending)
+        output = merged(self._pending)
         self._pending = []
         self._over = output.finish_reason is not None
         return output
@@ -196,7 +216,8 @@ class LiveRequests:
         return min(60, max(1, math.ceil(1 / sum(rates)))) if rates else 1
 
 
-def _merged(outputs: list[RequestOutput]) -> RequestOutput:
+def merged(outputs: list[RequestOutput]) -> RequestOutput:
+    """Outputs of one request, in order, as one."""
     if len(outputs) == 1:
         return outputs[0]
     last = outputs[-1]

@@ -9,6 +9,7 @@ import torch
 from .device import has_cpu_kernels, has_gpu_kernels
 from .gpu.experts_plan import Choice
 from .reference import experts as reference
+from .reference.experts import apply_glu as apply_glu  # of a dense layer: the same everywhere
 
 
 def moe_experts(

@@ -34,3 +34,5 @@ class ModelConfig:
     torch_dtype: str  # the checkpoint's own dtype, "bfloat16", "float16" or "float32"
     eos_token_ids: tuple[int, ...]
     pad_token_id: int | None
+    dense_layers: tuple[int, ...] = ()  # those with one gated product of `dense_width` in place of experts
+    dense_width: int = 0

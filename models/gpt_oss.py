@@ -14,6 +14,7 @@ from torch import nn
 from ..cache.store import KVStore
 from ..experts.base import ExpertStore
 from ..layers.attention import Attention
+from ..layers.mlp import GatedMLP
 from ..layers.moe import MoE
 from ..layers.norm import RMSNorm
 from ..layers.rope import Rope
@@ -29,14 +30,14 @@ SLIDING = "sliding_attention"
 
 
 class Block(nn.Module):
-    """Attention and mixture of experts, each behind a norm and beside a residual."""
+    """Attention, and a mixture of experts or a dense layer, each behind a norm and beside a residual."""
 
     def __init__(
         self,
         config: ModelConfig,
         layer: int,
         mesh: Mesh,
-        experts: ExpertStore,
+        experts: Callable[[int], ExpertStore],
         dispatcher: Dispatcher,
         dtype: torch.dtype,
         device: torch.device,
@@ -55,11 +56,16 @@ class Block(nn.Module):
             dtype=dtype,
             device=device,
         )
-        self.moe_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, device)
-        router = TopKRouter(
-            config.hidden_size, config.num_experts, config.experts_per_token, dtype=dtype, device=device
-        )
-        self.moe = MoE(router, experts, dispatcher, mesh.tp)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, device)
+        hidden = config.hidden_size
+        self.mlp: MoE | GatedMLP
+        if layer in config.dense_layers:
+            width, bias = config.dense_width, config.attention_bias
+            self.mlp = GatedMLP(hidden, width, config.glu, mesh.tp, bias=bias, dtype=dtype, device=device)
+        else:
+            k = config.experts_per_token
+            router = TopKRouter(hidden, config.num_experts, k, dtype=dtype, device=device)
+            self.mlp = MoE(router, experts(layer), dispatcher, mesh.tp)
 
     def forward(
         self,
@@ -77,24 +83,25 @@ class Block(nn.Module):
         else:
             x_TD, normed_TD = self.attention_norm.add(x_TD, addend)
         attended_TD = self.attention(normed_TD, rope, step, group, k_cache, v_cache)
-        x_TD, normed_TD = self.moe_norm.add(x_TD, Addend(attended_TD))
-        return x_TD, self.moe(normed_TD, step.live_T)
+        x_TD, normed_TD = self.mlp_norm.add(x_TD, Addend(attended_TD))
+        return x_TD, self.mlp(normed_TD, step.live_T)
 
     def slots(self, prefix: str) -> list[Slot]:
         return [
             *self.attention_norm.slots(f"{prefix}input_layernorm."),
             *self.attention.slots(f"{prefix}self_attn."),
-            *self.moe_norm.slots(f"{prefix}post_attention_layernorm."),
-            *self.moe.slots(f"{prefix}mlp."),
+            *self.mlp_norm.slots(f"{prefix}post_attention_layernorm."),
+            *self.mlp.slots(f"{prefix}mlp."),
         ]
 
 
 class GptOss(nn.Module):
     """The model of one rank. `forward` and `logits` are collective over the ranks that share it.
 
-    `experts` makes the expert store of a layer; the dispatcher serves all layers. `dtype` is that of activations,
-    `weight_dtype` that in which dense weights are kept (default: the same). Norms and sinks are float32, as
-    transformers keeps the norms.
+    Layers that the config calls dense have one gated product instead of experts (the hub's gpt-oss has none such, small
+    models of one's own may). `experts` makes the expert store of a layer; the dispatcher serves all layers. `dtype` is
+    that of activations, `weight_dtype` that in which dense weights are kept (default: the same). Norms and sinks are
+    float32, as transformers keeps the norms.
     """
 
     def __init__(
@@ -114,7 +121,7 @@ class GptOss(nn.Module):
         self.rope = Rope(config.rope, config.head_dim, device)
         self.embedding = VocabEmbedding(config.vocab_size, config.hidden_size, mesh.tp, dtype=stored, device=device)
         self.blocks = nn.ModuleList(
-            Block(config, layer, mesh, experts(layer), dispatcher, stored, device) for layer in range(config.num_layers)
+            Block(config, layer, mesh, experts, dispatcher, stored, device) for layer in range(config.num_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, device)
         self.head = VocabHead(
@@ -139,7 +146,7 @@ class GptOss(nn.Module):
 
     def moes(self) -> list[MoE]:
         """The layers' mixtures of experts, for those who watch their load."""
-        return [block.moe for block in self._layers()]
+        return [block.mlp for block in self._layers() if isinstance(block.mlp, MoE)]
 
     def _layers(self) -> list[Block]:
         return cast("list[Block]", list(self.blocks))

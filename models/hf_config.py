@@ -64,7 +64,9 @@ def parameters(config: ModelConfig) -> int:
     """How many weights a model has, norms and biases left out."""
     attention = config.hidden_size * config.head_dim * 2 * (config.num_heads + config.num_kv_heads)
     experts = config.num_experts * config.hidden_size * (3 * config.expert_width + 1)
-    return config.num_layers * (attention + experts) + 2 * config.vocab_size * config.hidden_size
+    dense = len(config.dense_layers) * config.hidden_size * 3 * config.dense_width
+    sparse = (config.num_layers - len(config.dense_layers)) * experts
+    return config.num_layers * attention + sparse + dense + 2 * config.vocab_size * config.hidden_size
 
 
 def _gpt_oss(fields: Fields, vocab_size: int, eos: tuple[int, ...]) -> ModelConfig:
@@ -85,6 +87,10 @@ def _gpt_oss(fields: Fields, vocab_size: int, eos: tuple[int, ...]) -> ModelConf
     if sliding_window is None and "sliding_attention" in layer_types:
         raise fields.wrong("sliding_window", "is missing, and layer_types has sliding layers")
     fields.choice("hidden_act", ("silu",), default="silu")
+    dense_layers = fields.integers("mlp_only_layers", 0, num_layers - 1, most=1024, default=())
+    if len(set(dense_layers)) == num_layers:
+        raise fields.wrong("mlp_only_layers", "names every layer; a mixture of experts has one that is")
+    dense_width = fields.integer("mlp_intermediate_size", 1, 1 << 20) if dense_layers else 0
     quantization = _quantization(fields)
     if quantization == "mxfp4" and (hidden_size % MXFP4_BLOCK or expert_width % MXFP4_BLOCK):
         fact = f"is mxfp4, but {hidden_size} x {expert_width} is no multiple of its blocks of {MXFP4_BLOCK}"
@@ -117,6 +123,8 @@ def _gpt_oss(fields: Fields, vocab_size: int, eos: tuple[int, ...]) -> ModelConf
         or fields.choice("torch_dtype", DTYPES, default="bfloat16"),
         eos_token_ids=eos,
         pad_token_id=fields.integer("pad_token_id", 0, vocab_size - 1, default=None),
+        dense_layers=tuple(sorted(set(dense_layers))),
+        dense_width=dense_width,
     )
 
 

@@ -131,6 +131,12 @@ def tensor_specs(config: ModelConfig, dtype: str, packed: bool) -> list[TensorSp
             shapes[f"{prefix}self_attn.o_proj.bias"] = (hidden,)
         shapes[f"{prefix}self_attn.sinks"] = (config.num_heads,)
         shapes[f"{prefix}post_attention_layernorm.weight"] = (hidden,)
+        if layer in config.dense_layers:
+            for name, shape in (("gate_up", (2 * config.dense_width, hidden)), ("down", (hidden, config.dense_width))):
+                shapes[f"{prefix}mlp.{name}_proj.weight"] = shape
+                if config.attention_bias:
+                    shapes[f"{prefix}mlp.{name}_proj.bias"] = shape[:1]
+            continue
         shapes[f"{prefix}mlp.router.weight"] = (experts, hidden)
         shapes[f"{prefix}mlp.router.bias"] = (experts,)
         for kind, inner, outer in (("gate_up", hidden, 2 * width), ("down", width, hidden)):
@@ -197,6 +203,8 @@ def hub_config(config: ModelConfig, *, dtype: str, packed: bool, tokens: dict[st
         "use_cache": True,
         "vocab_size": config.vocab_size,
     }
+    if config.dense_layers:
+        hub |= {"mlp_only_layers": list(config.dense_layers), "mlp_intermediate_size": config.dense_width}
     if packed:
         kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
         hub["quantization_config"] = {"modules_to_not_convert": kept, "quant_method": "mxfp4"}

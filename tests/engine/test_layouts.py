@@ -25,7 +25,8 @@ FLAGS = {"device": "cpu", "max_model_len": 512, "kv_cache_memory_bytes": 8 << 20
 def model(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("layouts") / request.param
     # five experts over four ranks and three width blocks over two: neither divides
-    config = small_gpt_oss(num_layers=3, num_experts=5, expert_width=96, sliding_window=24, vocab_size=1031)
+    sizes = {"num_experts": 5, "expert_width": 96, "sliding_window": 24, "vocab_size": 1031}
+    config = small_gpt_oss(num_layers=4, dense_layers=(2,), dense_width=45, **sizes)
     write_random_checkpoint(directory, config, experts=request.param)
     with LLM(directory, **FLAGS) as llm:
         return directory, _answers(llm)

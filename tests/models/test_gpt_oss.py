@@ -75,8 +75,9 @@ def _draw(oracle, *shape):
     """
     for _ in range(100):
         ids, margins, hooks = torch.randint(0, VOCAB, shape), [], []
-        for layer in oracle.model.layers:
-            router = layer.mlp.router
+        sparse = [layer.mlp for layer in oracle.model.layers if hasattr(layer.mlp, "router")]
+        for mlp in sparse:
+            router = mlp.router
 
             def measure(module, args, output, router=router, margins=margins):
                 best = torch.nn.functional.linear(args[0].flatten(0, -2), router.weight, router.bias).sort(-1).values
@@ -88,7 +89,7 @@ def _draw(oracle, *shape):
             logits = oracle(ids).logits
         for hook in hooks:
             hook.remove()
-        assert len(margins) == len(oracle.model.layers)
+        assert len(margins) == len(sparse)
         if min(margins) > 1e-5:
             return ids, logits
     raise AssertionError("every draw has a token with two equal experts")
@@ -233,6 +234,34 @@ def test_logits_agree_with_transformers(shape, storage):
             if length == 300 and sizes == [1] and storage != "bfloat16":
                 continue  # the same cache code as before, three hundred steps of it
             assert _difference(rig.run(ids.tolist(), sizes), want) < 1e-5
+
+
+class Dense(torch.nn.Module):
+    """What stands in the place of experts in a dense layer: its formula, as the model card gives it for an expert."""
+
+    def __init__(self, hidden, width):
+        super().__init__()
+        self.gate_up_proj = torch.nn.Linear(hidden, 2 * width)
+        self.down_proj = torch.nn.Linear(width, hidden)
+
+    def forward(self, x):
+        gate, up = self.gate_up_proj(x).unflatten(-1, (-1, 2)).unbind(-1)
+        gate, up = gate.clamp(max=7.0), up.clamp(-7.0, 7.0)
+        return self.down_proj((up + 1) * gate * torch.sigmoid(1.702 * gate)), None
+
+
+def test_layers_without_experts():
+    hf, oracle = _oracle()
+    dense = (0, 2)
+    for layer in dense:
+        oracle.model.layers[layer].mlp = Dense(hf.hidden_size, 80).requires_grad_(False)
+    tensors = dict(oracle.state_dict())
+    rig = Rig(_config(hf, dense_layers=dense, dense_width=80), tensors, _resident(False))
+    assert not tensors
+    assert len(rig.model.moes()) == 2
+    (ids,), (want,) = _draw(oracle, 1, 60)
+    for sizes in ([60], [1], [17, 30]):
+        assert _difference(rig.run(ids.tolist(), sizes), want) < 1e-5
 
 
 @pytest.mark.parametrize("padding", [None, 0, 3])
