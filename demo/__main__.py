@@ -35,6 +35,7 @@ def train(
     config: Config = DEFAULT,
     run: Folder = RUN,
     threads: Annotated[int, typer.Option(help="Of the processor; 0 takes all.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "auto",
 ) -> None:
     """Train the model, or go on where the training in the folder stopped."""
     import torch
@@ -48,7 +49,9 @@ def train(
     if not (run / "tokenizer" / "tokenizer.json").exists():
         train_tokenizer(run / "tokenizer", chosen.words, chosen.shape.context, chosen.train.seed)
     try:
-        training = Training(chosen, run)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        training = Training(chosen, run, device)
     except ValueError as error:
         raise _refused(error) from None
     columns = (

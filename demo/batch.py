@@ -19,7 +19,6 @@ from ..layers.step_input import GroupInput, StepInput
 from .sample import NOTHING, Sample
 
 PAGE = 16
-_NONE = torch.empty(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,29 +30,36 @@ class Batch:
     targets_S: torch.Tensor
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], windows: Sequence[tuple[tuple[int, ...], int | None]]) -> Batch:
+    def of(
+        cls,
+        samples: Sequence[Sample],
+        windows: Sequence[tuple[tuple[int, ...], int | None]],
+        device: torch.device | str = "cpu",
+    ) -> Batch:
         """`windows`: the layers of each cache group, and their window."""
-        heads = list(dict.fromkeys(sample.head for sample in samples))
-        pages = [-(-len(head) // PAGE) for head in heads]
-        starts = list(accumulate(pages, initial=0))
-        place = {head: index for index, head in enumerate(heads)}
-        table = torch.zeros(len(heads), max(pages), dtype=torch.int64)
-        for index, count in enumerate(pages):
-            table[index, :count] = torch.arange(starts[index], starts[index] + count)
-        slots = [torch.arange(len(head)) + starts[index] * PAGE for index, head in enumerate(heads)]
-        spec = CacheSpec(
-            PAGE, tuple(GroupSpec(str(i), layers, window, starts[-1]) for i, (layers, window) in enumerate(windows))
-        )
-        kept = GroupInput(None, torch.cat(slots), table, torch.zeros(len(heads), dtype=torch.int64))
-        mine = torch.tensor([place[sample.head] for sample in samples])
-        read = GroupInput(_NONE, _NONE, table[mine], torch.zeros(len(samples), dtype=torch.int64))
-        first = _step([list(head) for head in heads], [0] * len(heads), [kept] * len(windows))
-        then = _step(
-            [sample.ids for sample in samples], [len(sample.head) for sample in samples], [read] * len(windows)
-        )
-        targets_T = torch.tensor([target for sample in samples for target in sample.targets])
-        rows_S = (targets_T != NOTHING).nonzero()[:, 0]
-        return cls(spec, first, then, rows_S, targets_T[rows_S])
+        with torch.device(device):
+            heads = list(dict.fromkeys(sample.head for sample in samples))
+            pages = [-(-len(head) // PAGE) for head in heads]
+            starts = list(accumulate(pages, initial=0))
+            place = {head: index for index, head in enumerate(heads)}
+            table = torch.zeros(len(heads), max(pages), dtype=torch.int64)
+            for index, count in enumerate(pages):
+                table[index, :count] = torch.arange(starts[index], starts[index] + count)
+            slots = [torch.arange(len(head)) + starts[index] * PAGE for index, head in enumerate(heads)]
+            spec = CacheSpec(
+                PAGE, tuple(GroupSpec(str(i), layers, window, starts[-1]) for i, (layers, window) in enumerate(windows))
+            )
+            kept = GroupInput(None, torch.cat(slots), table, torch.zeros(len(heads), dtype=torch.int64))
+            mine = torch.tensor([place[sample.head] for sample in samples])
+            none = torch.empty(0, dtype=torch.int64)
+            read = GroupInput(none, none, table[mine], torch.zeros(len(samples), dtype=torch.int64))
+            first = _step([list(head) for head in heads], [0] * len(heads), [kept] * len(windows))
+            then = _step(
+                [sample.ids for sample in samples], [len(sample.head) for sample in samples], [read] * len(windows)
+            )
+            targets_T = torch.tensor([target for sample in samples for target in sample.targets])
+            rows_S = (targets_T != NOTHING).nonzero()[:, 0]
+            return cls(spec, first, then, rows_S, targets_T[rows_S])
 
 
 def _step(ids: Sequence[list[int]], starts: Sequence[int], groups: list[GroupInput]) -> StepInput:

@@ -33,7 +33,7 @@ def exact(trainee: Trainee, renderer: Renderer, kinds: Iterable[Kind], count: in
             rng = random.Random(f"{seed} {kind.name}")
             drawn = [kind.draw(rng, True) for _ in range(count)]
             samples = [renderer.render(conversation, effort, DAY) for conversation in drawn]
-            right = trainee.right(Batch.of(samples, trainee.windows))
+            right = trainee.right(Batch.of(samples, trainee.windows, trainee.device))
             marks, start = [], 0
             for conversation, sample in zip(drawn, samples, strict=True):
                 for turn, span in zip(conversation.turns, sample.spans, strict=True):

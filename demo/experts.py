@@ -19,8 +19,8 @@ class TrainedExperts(ResidentExperts):
     weight itself ("straight-through"), so that training finds weights that survive the packing.
     """
 
-    def __init__(self, shard: ExpertShard) -> None:
-        super().__init__(shard, dtype=torch.float32, device=torch.device("cpu"), packed_source=False)
+    def __init__(self, shard: ExpertShard, device: torch.device) -> None:
+        super().__init__(shard, dtype=torch.float32, device=device, packed_source=False)
         self.packed = False
 
     def run(self, x_MD: torch.Tensor, keys: torch.Tensor, token_R: torch.Tensor | None = None) -> torch.Tensor:

@@ -26,13 +26,14 @@ def export(trainee: Trainee, tokenizer: Path, directory: Path, *, packed: bool, 
     tensors = dict(checkpoint_tensors(trainee, packed))
 
     def chunks(spec: TensorSpec) -> Iterator[torch.Tensor]:
-        value = tensors[spec.name].detach()
+        value = tensors[spec.name].detach().cpu()
         yield value if spec.dtype == "U8" else value.to(torch.bfloat16)
 
     write_checkpoint(directory, tensor_specs(config, "BF16", packed), chunks)
     tokens = special_ids(config.vocab_size)
     hub = hub_config(config, dtype="bfloat16", packed=packed, tokens=tokens)
-    write_configs(directory, hub | {"router_aux_loss_coef": aux_loss}, tokens)
+    # Its answers are right or wrong: unless a request says otherwise, the likeliest one.
+    write_configs(directory, hub | {"router_aux_loss_coef": aux_loss}, tokens, do_sample=False, temperature=0.0)
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer / name, directory / name)
 

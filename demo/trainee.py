@@ -22,24 +22,30 @@ from .experts import TrainedExperts
 class Trainee:
     """A `GptOss` over experts and routers that can be trained. The same seed makes the same weights."""
 
-    def __init__(self, config: ModelConfig, seed: int, dtype: torch.dtype = torch.bfloat16) -> None:
-        self.dtype = dtype
-        self.config = config
+    def __init__(
+        self,
+        config: ModelConfig,
+        seed: int,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.dtype, self.device = config, dtype, torch.device(device)
         experts = range(config.num_experts)
         shard = ExpertShard(
             config.num_experts, config.hidden_size, config.expert_width, experts, range(config.expert_width), config.glu
         )
-        stores = {i: TrainedExperts(shard) for i in range(config.num_layers) if i not in config.dense_layers}
+        stores = {
+            i: TrainedExperts(shard, self.device) for i in range(config.num_layers) if i not in config.dense_layers
+        }
         self.stores = list(stores.values())
-        cpu = torch.device("cpu")
         self.model = GptOss(
             config,
-            Mesh.single(cpu),
+            Mesh.single(self.device),
             lambda layer: stores[layer],
             LocalDispatcher(),
             dtype=dtype,
             weight_dtype=torch.float32,
-            device=cpu,
+            device=self.device,
         )
         self.routers = [WatchedRouter(moe.router) for moe in self.model.moes()]
         initialise(self.model, config, seed)
@@ -59,13 +65,13 @@ class Trainee:
 
     def right(self, batch: Batch) -> torch.Tensor:
         """For each row of the samples whether the likeliest token is the target; true where there is none. (T,)"""
-        right_T = torch.ones(len(batch.samples.token_ids_T), dtype=torch.bool)
+        right_T = torch.ones(len(batch.samples.token_ids_T), dtype=torch.bool, device=self.device)
         right_T[batch.rows_S] = self._logits(batch).argmax(-1) == batch.targets_S
         return right_T
 
     def _logits(self, batch: Batch) -> torch.Tensor:
         c = self.config
-        store = KVStore(batch.spec, kv_heads=c.num_kv_heads, width=c.head_dim, dtype=self.dtype, device="cpu")
+        store = KVStore(batch.spec, kv_heads=c.num_kv_heads, width=c.head_dim, dtype=self.dtype, device=self.device)
         self.model(batch.heads, store)
         return self.model.logits(self.model(batch.samples, store)[batch.rows_S]).float()
 

@@ -37,10 +37,11 @@ FIRST_DAY, DAYS = date(2024, 1, 1), 3650
 class Training:
     """One run in `folder`, from where it stopped if it is there already."""
 
-    def __init__(self, config: DemoConfig, folder: Path) -> None:
+    def __init__(self, config: DemoConfig, folder: Path, device: str = "cpu") -> None:
         self.config, self.folder = config, folder
         self.renderer = Renderer(Tokenizer(folder / "tokenizer"))
-        self.trainee = Trainee(config.shape.model(Tokenizer(folder / "tokenizer").vocab_size), config.train.seed)
+        model_config = config.shape.model(Tokenizer(folder / "tokenizer").vocab_size)
+        self.trainee = Trainee(model_config, config.train.seed, device=device)
         model, decay = self.trainee.model, config.train.weight_decay
         self.optimizer = torch.optim.AdamW(groups(model, decay), lr=0.0, betas=BETAS, fused=True)
         self.step = self.tokens = 0
@@ -73,7 +74,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         samples = draw_samples(self.renderer, random.Random(f"{schedule.seed} {self.step}"), schedule.tokens)
-        loss, imbalance = trainee.losses(Batch.of(samples, trainee.windows))
+        loss, imbalance = trainee.losses(Batch.of(samples, trainee.windows, trainee.device))
         (loss + schedule.router_aux_loss_coef * imbalance).backward()
         norm = torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), schedule.clip)
         self.optimizer.step()
@@ -113,7 +114,7 @@ class Training:
         path = self.folder / "state.pt"
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location=self.trainee.device, weights_only=True)
         try:
             self.trainee.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])

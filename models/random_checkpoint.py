@@ -100,14 +100,15 @@ def write_random_checkpoint(
     return load_config(directory)
 
 
-def write_configs(directory: Path, hub: dict[str, Any], tokens: dict[str, int]) -> None:
-    """config.json, as `hub_config` gave it, and generation_config.json."""
+def write_configs(directory: Path, hub: dict[str, Any], tokens: dict[str, int], **sampling: Any) -> None:
+    """config.json, as `hub_config` gave it, and generation_config.json, where `sampling` overrides."""
     generation = {
         "bos_token_id": tokens["<|startoftext|>"],
         "do_sample": True,
         "eos_token_id": [tokens[name] for name in ENDS],
         "pad_token_id": tokens["<|endoftext|>"],
     }
+    generation |= sampling
     write_json(directory / GENERATION_CONFIG, generation)
     write_json(directory / CONFIG, hub)
 

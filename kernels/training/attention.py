@@ -1,7 +1,6 @@
 """Attention of many chunks at once, with gradients, through torch's flash kernel. Twin: ../reference/attention.py.
 
-Chunks of like length make one batch, filled up to the longest. The sink is one more key: a dimension more of every
-query holds 1, and of that key alone the sink, so that its gradient is that of a key.
+Chunks of like length make one batch, filled up to the longest.
 
 B chunks of a batch, N rows of the longest, L keys of the longest.
 """
@@ -9,12 +8,11 @@ B chunks of a batch, N rows of the longest, L keys of the longest.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 LEAST_FILLED = 0.6  # of the longest's rows that a chunk in its batch must have
-SPARE = 8  # dimensions for the sink: what vector instructions like
 
 
 def prefill_attention(
@@ -73,22 +71,56 @@ def _attend(
     sinks_H: torch.Tensor | None,
     scale: float,
 ) -> torch.Tensor:
-    heads, width = q_BNHd.shape[2:]
-    group = heads // k_BLhd.shape[2]
-    q, k, v = (x.transpose(1, 2) for x in (q_BNHd, k_BLhd, v_BLhd))
-    k, v = (x.repeat_interleave(group, 1) for x in (k, v))
-    seen = seen_BNL[:, None]
-    if sinks_H is not None:
-        spare = q.new_zeros(*q.shape[:3], SPARE)
-        spare[..., 0] = 1
-        q = torch.cat((q, spare), -1)
-        sink = torch.zeros(heads, 1, width + SPARE, dtype=q.dtype, device=q.device)
-        sink = sink.index_put((torch.arange(heads), torch.tensor(0), torch.tensor(width)), sinks_H.float() / scale)
-        k = torch.cat((sink.expand(len(k), -1, -1, -1), F.pad(k, (0, SPARE))), 2)
-        v = F.pad(v, (0, SPARE, 1, 0))
-        seen = F.pad(seen, (1, 0), value=True)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
-    return out[..., :width].transpose(1, 2)
+    """Every row sees a key at least: its own, or where it fills up, the chunk's first."""
+    group = q_BNHd.shape[2] // k_BLhd.shape[2]
+    k_BLHd, v_BLHd = (x.repeat_interleave(group, 2) for x in (k_BLhd, v_BLhd))
+    q, k, v = (x.transpose(1, 2) for x in (q_BNHd, k_BLHd, v_BLHd))
+    if q.device.type != "cpu":
+        bias = torch.zeros((), dtype=q.dtype, device=q.device).masked_fill(~seen_BNL[:, None], float("-inf"))
+        scores = torch.matmul(q, k.transpose(-1, -2)) * scale + bias
+        if sinks_H is not None:
+            scores = torch.cat((scores, sinks_H.float().view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)), -1)
+        return torch.matmul(scores.softmax(-1)[..., : k.shape[2]], v).transpose(1, 2)
+    return _Flash.apply(q, k, v, seen_BNL[:, None], sinks_H, scale).transpose(1, 2)
+
+
+class _Flash(torch.autograd.Function):
+    """torch's kernel on a CPU, and a sink: as if one more key had that score and the value 0.
+
+    The kernel's backward pass makes weights of scores with the log-sum-exp that it is given, and corrects them by the
+    output that it is given; with the sink in both it is that of the softmax with the sink.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        seen: torch.Tensor,
+        sinks_H: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        bias = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, float("-inf"))
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, lse = flash(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
+        if sinks_H is not None:
+            whole = torch.logaddexp(lse, sinks_H.to(lse.dtype)[:, None])
+            out, lse = out * (lse - whole).exp()[..., None].to(out.dtype), whole
+        ctx.save_for_backward(q, k, v, bias, sinks_H, out, lse)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        q, k, v, bias, sinks_H, out, lse = ctx.saved_tensors
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        grads = flash(grad, q, k, v, out, lse, 0.0, False, attn_mask=bias, scale=ctx.scale)
+        sinks_grad_H = None
+        if sinks_H is not None:
+            share = (sinks_H.to(lse.dtype)[:, None] - lse).exp()
+            sinks_grad_H = -(share * (grad * out).sum(-1)).sum((0, 2)).to(sinks_H.dtype)
+        return *grads, None, sinks_grad_H, None
 
 
 def _batches(offsets_C1: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -1,0 +1,108 @@
+"""`python -m yardmaster.demo`, from a config of one's own to a checkpoint that answers."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from yardmaster import LLM, SamplingParams
+from yardmaster.demo import pictures
+from yardmaster.demo.__main__ import app
+from yardmaster.demo.checking import right
+from yardmaster.demo.tasks.base import Call, Reply, Turn
+from yardmaster.demo.tasks.registry import KINDS
+
+CONFIG = """
+words = 900
+[shape]
+layers = 3
+hidden = 64
+heads = 2
+kv_heads = 1
+experts = 4
+experts_per_token = 2
+expert_width = 32
+dense_layers = [0]
+dense_width = 64
+tied = true
+[train]
+steps = 12
+tokens = 300
+warm_up = 3
+evaluate_every = 6
+evaluate_on = 1
+save_every = 6
+"""
+
+
+def _run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_train_export_draw_serve(tmp_path):
+    config, run, out = tmp_path / "c.toml", tmp_path / "run", tmp_path / "checkpoint"
+    config.write_text(CONFIG)
+    flags = "--config", config, "--run", run
+    trained = _run("train", *flags, "--threads", 1, "--device", "cpu")
+    assert trained.exit_code == 0, trained.output
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "exact" in line] == [6, 12]
+    (told, *_) = [line for line in lines if "loss" in line]
+    assert len(told["max_over_mean_load"]) == 2  # layers with experts
+    assert _run("train", *flags).exit_code == 0  # finished: nothing is done again
+    assert len((run / "log.jsonl").read_text().splitlines()) == len(lines)
+    exported = _run("export", out, *flags)
+    assert exported.exit_code == 0, exported.output
+    assert _run("export", out, *flags).exit_code == 2  # weights are there already
+    with LLM(out, max_model_len=512, kv_cache_memory_bytes=8 << 20, num_cpu_threads=1) as llm:
+        (answer,) = llm.chat([[{"role": "user", "content": "Hi"}]], SamplingParams(max_tokens=3, ignore_eos=True))
+        assert len(answer.outputs[0].token_ids) == 3
+    assert out.joinpath("config.json").exists()
+
+
+def test_pictures(tmp_path):
+    pytest.importorskip("matplotlib")
+    line = {"loss": 1.5, "tokens": 10, "max_over_mean_load": [1.0, 2.0]}
+    lines = [line | {"step": 10}, line | {"step": 20, "loss": 0.7}, {"step": 20, "exact": {"sums": [0.1, 0.2, 0.3]}}]
+    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(each) for each in lines))
+    drawn = pictures.draw(tmp_path / "log.jsonl", tmp_path / "a")
+    assert [path.name for path in drawn] == ["loss.svg", "right.svg", "load.svg"]
+    again = pictures.draw(tmp_path / "log.jsonl", tmp_path / "b")
+    assert [path.read_bytes() for path in drawn] == [path.read_bytes() for path in again]
+    assert "sums" in (tmp_path / "a" / "right.svg").read_text()
+
+
+def test_count_and_mistakes(tmp_path):
+    counted = _run("count")
+    assert counted.exit_code == 0
+    assert "total" in counted.output
+    config = tmp_path / "c.toml"
+    config.write_text("[shape]\nlayer = 3\n")
+    for command in ("count", "train"):
+        refused = _run(command, "--config", config)
+        assert refused.exit_code == 2
+        assert "shape: layer is unknown" in refused.output
+    assert "No such file" in _run("count", "--config", tmp_path / "none.toml").output
+
+
+def test_what_counts_as_right():
+    (sums,) = [kind for kind, _ in KINDS if kind.name == "sums"]
+    turn = Turn("What is 1 + 2?", Reply("1 + 2 = 3"))
+    assert right(sums, turn, {"content": "1 + 2 = 3"})
+    assert not right(sums, turn, {"content": "1 + 2 = 4"})
+    assert not right(sums, turn, {"content": None})
+    call = Turn("weather?", Reply(call=Call("get_weather", {"city": "Rome", "days": 2})))
+
+    def said(name, arguments, times=1):
+        return {"tool_calls": [{"function": {"name": name, "arguments": arguments}}] * times}
+
+    assert right(sums, call, said("get_weather", '{"days": 2, "city": "Rome"}'))
+    for wrong in (
+        said("get_wind", '{"city": "Rome", "days": 2}'),
+        said("get_weather", '{"city": "Rome"}'),
+        said("get_weather", '{"city": "Rome", '),
+        said("get_weather", '{"city": "Rome", "days": 2}', times=2),
+        {"content": "It is warm."},
+    ):
+        assert not right(sums, call, wrong)
+    assert not right(sums, turn, said("get_weather", "{}") | {"content": "1 + 2 = 3"})
