@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # mypy and import-linter want a folder named like the package, whatever the checkout is called.
 LINK := build/check/yardmaster
 
-.PHONY: help serve chat test test-slow test-gpu check format bench bench-gpu bench-peers bench-compiled clean
+.PHONY: help serve chat test test-slow test-clients test-gpu check format bench bench-gpu bench-peers bench-compiled demo clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -19,8 +19,8 @@ $(STAMP): pyproject.toml
 $(LINK):
 	mkdir -p $(dir $@) && ln -sfn ../.. $@
 
-serve: $(STAMP) ## serve the embedded demo model on http://127.0.0.1:8000
-	$(BIN)/yardmaster serve
+serve: $(STAMP) ## serve the embedded demo model on http://127.0.0.1:8000: two ranks, experts shared out
+	$(BIN)/yardmaster serve --dp 2
 
 chat: $(STAMP) ## talk to the embedded demo model in the terminal
 	$(BIN)/yardmaster chat
@@ -30,6 +30,11 @@ test: $(STAMP) ## all CPU tests
 
 test-slow: $(STAMP) ## the longer sweeps
 	$(BIN)/python -m pytest -m slow
+
+test-clients: $(STAMP) ## the clients of docs/clients.md, fetched into .venv (1 GB), against a scripted and a real engine
+	$(BIN)/python -m pip install --quiet --editable '.[dev,clients]'
+	if command -v npm > /dev/null; then cd tests/clients/node && npm ci --silent; fi
+	$(BIN)/python -m pytest tests/clients
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
@@ -57,6 +62,12 @@ bench-peers: $(STAMP) ## the same work through whatever else is installed on thi
 
 bench-compiled: $(STAMP) ## what the compiler makes of the GPU kernels; needs no GPU
 	$(BIN)/python -m yardmaster.bench.compiled
+
+demo: $(STAMP) ## train the embedded model again, into build/demo: two hours on two cores
+	$(BIN)/python -m yardmaster.demo train --run build/demo
+	rm -rf build/demo/checkpoint
+	$(BIN)/python -m yardmaster.demo export build/demo/checkpoint --run build/demo
+	$(BIN)/python -m yardmaster.demo draw --run build/demo --directory build/demo
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

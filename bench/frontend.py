@@ -1,210 +1,202 @@
-"""What the front end costs: HTTP, templates, detokenizing and server-sent events around an engine that costs nothing.
+"""What the front end costs: HTTP, prompts, detokenizing and server-sent events around an engine that costs nothing.
 
-    python bench/frontend.py --streams 1 8 64
+    python -m yardmaster.bench.frontend --api-servers 1 2 --streams 1 64 256 1000 --out
 
-The server runs in a process of its own, with the real application under uvicorn; this process is the client, which
-does no more than split the stream into events. Two measurements, each for several numbers of streams at once:
-- rate: the next token is there when the last one has been taken, so that every token is an event of its own and
-  nothing can be merged. Tokens a second through the whole server, and its CPU time a token.
-- paced: every engine gives a token each `--interval` ms, to a timetable whose start it tells in the first output.
-  Added milliseconds a token: arrival at the client after the token's due time. Tokens an event are more than one
-  where writing fell behind the timetable.
+Everything is as it is served: front ends, hub and rank in processes of their own, the wire between them, Harmony's
+encoder and parser; only the rank is bench/null_rank.py. The client is one process more on the same machine. Measures:
+- requests: short requests, answered whole or streamed, one after the other on each connection. Requests a second.
+- paced: streams with a token each `--interval` ms, due at a known time. Added milliseconds a token: its arrival at the
+  client after that time. More than one token an event is what was merged because the server was behind.
+- rate: the same at a pace beyond what one process can word. Tokens a second, and how many events they came in.
+CPU time is that of the front ends and the hub, without rank and client.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-import uvicorn
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+import uvloop
 
-from yardmaster.engine.messages import EngineStats, RankReport, RequestOutput, Submit
-from yardmaster.server.http.app import create_app
+from yardmaster.bench.frontend_client import Found, requests, streams
+from yardmaster.engine.channel import private_address
+from yardmaster.engine.config import EngineConfig
+from yardmaster.engine.scheduler import SchedulerConfig
+from yardmaster.models.random_checkpoint import small_gpt_oss, write_random_checkpoint
+from yardmaster.server.front import run
 from yardmaster.server.http.config import HttpConfig
-from yardmaster.server.http.run import uvicorn_config
-from yardmaster.server.http.service import Service
-from yardmaster.server.metrics import Metrics
-from yardmaster.server.text.template import ChatTemplate
-from yardmaster.server.text.tokenizer import Tokenizer
 
-CONTROL = ("<|endoftext|>", "<|return|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>", "<|call|>")
-TEMPLATE = """{%- for message in messages %}
-{{- "<|start|>" + message.role + "<|message|>" + message.content + "<|end|>" }}
-{%- endfor %}
-{%- if add_generation_prompt %}<|start|>assistant{% endif %}"""
-MODEL = "free"
+RESULTS = Path(__file__).parent / "results"
+RANK = (sys.executable, "-m", "yardmaster.bench.null_rank")
+TOKENS = 16  # of a short answer
+CONNECTIONS = 64
+VOCABULARY = 32_768
 
 
-class FreeEngine:
-    """Gives the letter "x", `max_tokens` times. Paced when the request's seed, in microseconds, is above zero."""
+class NullRanks:
+    """See `zmq_client.Ranks`."""
 
-    dead = None
-    ready = True
-    max_model_len = 1 << 20
+    def __init__(self, address: str, model: Path) -> None:
+        self._process = subprocess.Popen([*RANK, address, str(model)])
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._header = tokenizer.encode_trusted("<|channel|>final<|message|>")
-        (self._letter,) = tokenizer.encode("x")
+    def ended(self) -> str | None:
+        return None if self._process.poll() is None else "the null rank ended"
 
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-    async def submit(self, request: Submit) -> AsyncIterator[RequestOutput]:
-        return self._play(request)
-
-    async def _play(self, request: Submit) -> AsyncIterator[RequestOutput]:
-        loop, interval = asyncio.get_running_loop(), (request.params.seed or 0) / 1e6
-        due = loop.time() + interval
-        start = self._tokenizer.encode(f"{due} ")
-        yield RequestOutput(request_id=request.request_id, token_ids=[*self._header, *start])
-        count = request.params.max_tokens
-        for place in range(count):
-            # Late tokens of a timetable come without a pause between them, as from a process that runs on regardless.
-            pause = due + place * interval - loop.time() if interval else 0
-            if pause > 0 or not interval:
-                await asyncio.sleep(pause)
-            reason: Any = "length" if place == count - 1 else None
-            yield RequestOutput(request_id=request.request_id, token_ids=[self._letter], finish_reason=reason)
-
-    async def abort(self, request_id: str) -> None: ...
-
-    def on_stats(self, listener: Callable[[int, EngineStats], None]) -> None: ...
-
-    def on_report(self, listener: Callable[[RankReport], None]) -> None: ...
+    async def stop(self, orderly: bool) -> None:
+        self._process.terminate()
+        self._process.wait()
 
 
-def serve(port: int) -> None:
-    alphabet = {character: place for place, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend = tokenizers.Tokenizer(models.BPE(alphabet, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in CONTROL])
-    with tempfile.TemporaryDirectory() as folder:
-        backend.save(str(Path(folder) / "tokenizer.json"))
-        tokenizer = Tokenizer(Path(folder))
-    service = Service(
-        client=FreeEngine(tokenizer),
-        tokenizer=tokenizer,
-        template=ChatTemplate(TEMPLATE, tokenizer),
-        metrics=Metrics(MODEL, "bench"),
-        vocab_size=tokenizer.vocab_size,
-        eos_token_ids=(),
-    )
-    config = HttpConfig((MODEL,), port=port)
-    uvicorn.Server(uvicorn_config(create_app(service, config), config)).run()
+def serve(port: int, api_servers: int, model: Path) -> int:
+    limits = SchedulerConfig(max_num_seqs=2048, max_num_batched_tokens=8192, max_model_len=1 << 16)
+    engine = EngineConfig(model=str(model), scheduler=limits)
+    http = HttpConfig(("null",), port=port, api_servers=api_servers, response_store="off")
+    with private_address() as address:
+        return run(engine, http, address, lambda bound: NullRanks(bound, model))
 
 
-async def stream(port: int, tokens: int, interval: float) -> tuple[int, list[float]]:
-    """One request to its end: the number of events with content, and each token's lateness in seconds if paced."""
-    body = json.dumps(
-        {
-            "messages": [{"role": "user", "content": "go"}],
-            "max_tokens": tokens,
-            "seed": int(interval * 1e6),
-            "stream": True,
-        }
-    )
-    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
-    writer.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
-    events, late, due, seen = 0, [], None, 0
-    while (line := await reader.readline()) != b"data: [DONE]\n":
-        now = time.monotonic()
-        if not line.startswith(b"data: "):
-            continue
-        content = json.loads(line[6:])["choices"][0]["delta"].get("content")
-        if not content:
-            continue
-        events += 1
-        if due is None:
-            begun, _, content = content.partition(" ")
-            due = float(begun)
-        for _ in content:
-            if interval:
-                late.append(now - (due + seen * interval))
-            seen += 1
-    writer.close()
-    if seen != tokens:
-        raise RuntimeError(f"{seen} tokens came of {tokens}")
-    return events, late
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def measure(port: int, pid: int, streams: int, tokens: int, interval: float) -> dict[str, Any]:
-    begun, busy = time.monotonic(), cpu_seconds(pid)
-    results = await asyncio.gather(*(stream(port, tokens, interval) for _ in range(streams)))
-    seconds, busy = time.monotonic() - begun, cpu_seconds(pid) - busy
-    late = sorted(1e3 * each for _, every in results for each in every)
-    total = streams * tokens
-    found: dict[str, Any] = {"streams": streams, "tokens": total, "tokens_per_s": round(total / seconds)}
-    found["server_cpu_us_per_token"] = round(1e6 * busy / total, 1)
-    found["tokens_per_event"] = round(total / sum(events for events, _ in results), 2)
-    if late:
-        found["interval_ms"] = 1e3 * interval
-        found["added_ms_p50"] = round(statistics.median(late), 3)
-        found["added_ms_p99"] = round(late[int(0.99 * (len(late) - 1))], 3)
-    return found
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--tokens", type=int, default=20_000, help="per measurement, over all streams")
-    parser.add_argument("--interval", type=float, default=20.0, help="ms between the tokens of a paced stream")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of a paced measurement")
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        return serve(options.serve)
+@contextmanager
+def served(api_servers: int, model: Path) -> Iterator[tuple[int, int]]:
+    """A server's port and process id."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, __file__, "--serve", str(port)])
+    command = [sys.executable, "-m", "yardmaster.bench.frontend", "--serve", str(port), str(api_servers), str(model)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        wait_for(port, server)
-        asyncio.run(measure(port, server.pid, 1, 500, 0))
-        for streams in options.streams:
-            rate = asyncio.run(measure(port, server.pid, streams, options.tokens // streams, 0))
-            print(json.dumps({"measure": "rate", **rate}), flush=True)
-        for streams in options.streams:
-            interval = options.interval / 1e3
-            paced = asyncio.run(measure(port, server.pid, streams, int(options.seconds / interval), interval))
-            print(json.dumps({"measure": "paced", **paced}), flush=True)
+        deadline = time.monotonic() + 60
+        while not _ready(port):
+            if time.monotonic() > deadline or server.poll() is not None:
+                raise RuntimeError("the server did not start")
+            time.sleep(0.1)
+        yield port, server.pid
     finally:
-        server.terminate()
-        server.wait(10)
-    return None
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
 
 
-def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise RuntimeError("the server did not start")
+def _ready(port: int) -> bool:
+    try:
+        return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2).status == 200)
+    except OSError:
+        return False
+
+
+def cpu_seconds(server: int) -> float:
+    """Of the process and of the front ends under it, but not of the rank."""
+    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    doors = [child for child in children if "hub.door" in Path(f"/proc/{child}/cmdline").read_text()]
+    total = 0
+    for process in (server, *doors):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def _told(measure: str, found: Found, busy: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"measure": measure, "requests": found.requests, "tokens": found.tokens}
+    if found.latencies:
+        row["requests_per_s"] = round(found.requests / found.seconds)
+        row["latency_ms_p50"] = round(1e3 * statistics.median(found.latencies), 2)
+        row["latency_ms_p99"] = round(1e3 * _p99(found.latencies), 2)
+        row["cpu_us_per_request"] = round(1e6 * busy / found.requests)
+    if found.late:
+        row["tokens_per_s"] = round(found.tokens / found.seconds)
+        row["events_per_s"] = round(found.events / found.seconds)
+        row["tokens_per_event"] = round(found.tokens / found.events, 2)
+        row["added_ms_p50"] = round(1e3 * statistics.median(found.late), 3)
+        row["added_ms_p99"] = round(1e3 * _p99(found.late), 3)
+        row["cpu_us_per_token"] = round(1e6 * busy / found.tokens, 1)
+    return row
+
+
+def _p99(values: list[float]) -> float:
+    return sorted(values)[int(0.99 * (len(values) - 1))]
+
+
+def measure(options: argparse.Namespace, api_servers: int, model: Path) -> Iterator[dict[str, Any]]:
+    with served(api_servers, model) as (port, server):
+
+        def timed(name: str, work: Any) -> dict[str, Any]:
+            before = cpu_seconds(server)
+            found = uvloop.run(work)
+            return {"api_servers": api_servers} | _told(name, found, cpu_seconds(server) - before)
+
+        timed("warm-up", requests(port, 8, 1.0, TOKENS, True))
+        for kind in ("whole", "streamed"):
+            work = requests(port, CONNECTIONS, options.seconds, TOKENS, kind == "streamed")
+            yield {"kind": kind, "connections": CONNECTIONS} | timed("requests", work)
+        for count in options.streams:
+            pause = options.interval / 1e3
+            work = streams(port, count, max(2, int(options.seconds / pause)), pause)
+            yield {"streams": count, "interval_ms": options.interval} | timed("paced", work)
+        for count in options.streams:
+            pause = max(1e-6, round(count / options.offer, 6))
+            work = streams(port, count, max(2, int(options.seconds / pause)), pause)
+            yield {"streams": count, "offered_per_s": options.offer} | timed("rate", work)
+
+
+def about() -> dict[str, Any]:
+    """What a figure must be told with."""
+    git = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, capture_output=True, text=True, check=False
+    )
+    names = (
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    )
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": git.stdout.strip(),
+        "machine": next(names, "unknown"),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": round(os.getloadavg()[0], 2),
+        "command": " ".join(["python -m yardmaster.bench.frontend", *sys.argv[1:]]),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--api-servers", type=int, nargs="+", default=[1], help="front-end processes, each in turn")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 64, 256, 1000])
+    parser.add_argument("--interval", type=float, default=20.0, help="ms between the tokens of a paced stream")
+    parser.add_argument("--offer", type=float, default=100_000.0, help="tokens/s that are given in `rate`")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of one measurement")
+    parser.add_argument("--out", action="store_true", help=f"write {RESULTS.name}/frontend-DATE.json")
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        port, api_servers, model = options.serve
+        return serve(int(port), int(api_servers), Path(model))
+    result: dict[str, Any] = {"what": "the front end before an engine that costs nothing"} | about() | {"rows": []}
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model"
+        write_random_checkpoint(
+            model, small_gpt_oss(num_layers=1, hidden_size=64, vocab_size=VOCABULARY), tokenizer_vocab=VOCABULARY
+        )
+        for api_servers in options.api_servers:
+            for row in measure(options, api_servers, model):
+                result["rows"].append(row)
+                print(json.dumps(row), flush=True)
+    if options.out:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"frontend-{result['date']}.json").write_text(json.dumps(result, indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..engine.config import MAX_MODEL_LEN, EngineConfig
 from ..engine.scheduler import SchedulerConfig
 
@@ -73,31 +68,8 @@ def model_directory(model: str | None, revision: str | None = None) -> Path:
 
 
 def demo_directory() -> Path:
-    """The embedded default model, in the user's cache; made on first use, in seconds. Raises ValueError.
-
-    It is a small random gpt-oss: it shows that everything runs, and says nothing of sense.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    place = Path(base) / "yardmaster" / f"demo-{__version__}"
-    if (place / "config.json").is_file():
-        return place
-    print(f"yardmaster: making the demo model in {place}", file=sys.stderr, flush=True)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{place.name}-", dir=place.parent))
-    except OSError as error:
-        raise ValueError(f"{place.parent}: {error.strerror}; set XDG_CACHE_HOME to a folder to write in") from None
-    try:
-        # In a process of its own: it needs torch, which the server's process does without.
-        command = [sys.executable, "-m", "yardmaster", "init", str(folder), "--quiet"]
-        made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        if made.returncode != 0:
-            raise ValueError(f"the demo model cannot be made: {made.stderr.strip() or f'exit {made.returncode}'}")
-        try:
-            folder.rename(place)
-        except OSError:  # another process was first
-            if not (place / "config.json").is_file():
-                raise ValueError(f"{place} is in the way of the demo model: remove it") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """The embedded default model, which came with the package. Raises ValueError."""
+    place = Path(__file__).parents[1] / "demo" / "checkpoint"
+    if not (place / "config.json").is_file():
+        raise ValueError(f"the embedded demo model is not in {place}: install the package again, or name a MODEL")
     return place

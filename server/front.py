@@ -8,46 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-import uvicorn
 import uvloop
 
 from .. import __version__
 from ..engine.channel import private_address
-from ..engine.client import EngineClient, EngineDead
+from ..engine.client import EngineDead
 from ..engine.config import EngineConfig
 from ..engine.worker import Build, build_model
 from ..engine.zmq_client import Ranks, ZmqEngineClient
 from ..models.hf_config import load_config
 from ..parallel.heads import split_heads
-from .batch.runner import running
-from .batch.store import Store
 from .fair.client import FairClient
 from .fair.keyring import Keyring
-from .fair.metrics import KeyCollector
-from .http.app import create_app
+from .house import House, in_this_process
 from .http.config import HttpConfig
-from .http.run import uvicorn_config
-from .http.service import Service
+from .hub.hub import in_processes
 from .launch import ANNOUNCE_VARIABLE, WORKER, Agent, Parent, World, join
-from .metrics import Metrics
-from .text.formats.registry import ChatFormat, chat_format
-from .text.generation_config import sampling_defaults
-from .text.harmony.conversation import HarmonyChat
-from .text.harmony.encoder import HarmonyEncoder
-from .text.harmony.tokens import end_tokens, is_harmony
-from .text.template import ChatTemplate
-from .text.tokenizer import Tokenizer
+from .make_service import make_service as make_service
 
 DEATH_SECONDS = 5  # for answers under way to end with their error, once the engine is dead
 TORCHRUN_DRAIN_SECONDS = 15  # torchrun kills its ranks 30 s after a signal, whatever still runs
@@ -120,7 +108,7 @@ class _Front:
         self._signalled = asyncio.Event()
         self._engine_up = asyncio.Event()
         self._stopping = False
-        self._server: _Server | None = None
+        self._house: House | None = None
 
     async def run(self, address: str, launch: Launch) -> int:
         loop = asyncio.get_running_loop()
@@ -134,67 +122,66 @@ class _Front:
         _say(f"version {__version__}, {self._http.served_model_names[0]} on {where}")
         client = ZmqEngineClient(self._engine, address, launch, _say)
         life = asyncio.create_task(self._live(client))
-        service = None
         try:
-            door = client if self._keys is None else FairClient.of(self._engine, client, self._keys)
-            service = await asyncio.to_thread(make_service, self._engine, self._http, door)
-            if self._keys is not None:
-                service.metrics.registry.register(KeyCollector(self._keys))
-            async with running(service, self._http, self._signalled) as store:
-                await self._answer(service, life, store)
+            async with self._open(client) as self._house:
+                await self._answer(self._house, life)
         finally:
             self._stopping = True
             await client.stop()
             reason = (await asyncio.gather(life, return_exceptions=True))[0]
-            if service is not None and service.template is not None:
-                service.template.close()
         if isinstance(reason, Exception):
             raise reason
         return 1 if reason else 0
+
+    def _open(self, client: ZmqEngineClient) -> AbstractAsyncContextManager[House]:
+        """HTTP's side, in this process or in several."""
+        engine, http, keys = self._engine, self._http, self._keys
+        door = client if keys is None else FairClient.of(engine, client, keys)
+        if http.api_servers == 1:
+            return in_this_process(engine, http, door, keys, self._listener, self._signalled)
+        return in_processes(engine, http, door, keys, self._listener, _say)
 
     async def _live(self, client: ZmqEngineClient) -> str | None:
         """Start the engine and wait for its end; why it died, None when it was stopped."""
         try:
             await client.start()
             self._engine_up.set()
+            self._tell_house()
             reason = await client.wait_dead()
         except EngineDead as error:
             reason = None if self._stopping or self._signalled.is_set() else str(error)
         if reason is not None:
             _say(reason)
+            self._tell_house()
         return reason
 
-    async def _answer(self, service: Service, life: asyncio.Task[str | None], store: Store | None) -> None:
-        """Serve HTTP until a signal or the engine's end, and then until the answers under way are finished.
+    def _tell_house(self) -> None:
+        if self._house is not None:  # else it asks when it begins
+            self._house.engine_changed()
 
-        It answers from the first moment: /ready and the model's routes say 503 until the engine is up.
-        """
-        config = uvicorn_config(create_app(service, self._http, self._keys, store), self._http)
-        self._server = server = _Server(config)
-        gc.collect()
-        gc.freeze()  # what start-up has made lives as long as the server
-        serving = asyncio.create_task(server.serve(sockets=[self._listener]))
+    async def _answer(self, house: House, life: asyncio.Task[str | None]) -> None:
+        """Serve HTTP until a signal or the engine's end, and then until the answers under way are finished."""
+        ended = asyncio.create_task(house.ended())
         signalled = asyncio.create_task(self._signalled.wait())
-        announcing = asyncio.create_task(self._announce(server))
+        announcing = asyncio.create_task(self._announce(house))
         try:
-            await asyncio.wait({life, signalled, serving}, return_when=asyncio.FIRST_COMPLETED)
-            if life.done():
-                config.timeout_graceful_shutdown = DEATH_SECONDS
-            server.should_exit = True
-            await serving
+            await asyncio.wait({life, signalled, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                ended.result()
+            await house.drain(DEATH_SECONDS if life.done() else self._http.shutdown_timeout)
         finally:
-            signalled.cancel()
-            announcing.cancel()
+            for task in (ended, signalled, announcing):
+                task.cancel()
 
-    async def _announce(self, server: _Server) -> None:
-        await server.listening.wait()
+    async def _announce(self, house: House) -> None:
+        await house.up()
         await self._engine_up.wait()
         with contextlib.suppress(OSError):
             print(f"ready: {_url(self._listener)}", flush=True)
 
     def _on_signal(self) -> None:
-        if self._signalled.is_set() and self._server is not None:
-            self._server.force_exit = True
+        if self._signalled.is_set() and self._house is not None:
+            self._house.cut()
         elif not self._signalled.is_set():
             self._signalled.set()
             _say("stopping; answers under way may end first, a second signal cuts them off")
@@ -205,60 +192,11 @@ class _Front:
         task.add_done_callback(self._reloading.discard)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, but signals are ours: they end the engine too."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def _reload(keys: Keyring) -> None:
     try:
         _say(f"the keys file has been read again: {await keys.reload()} keys")
     except ValueError as error:
         _say(f"the keys stay as they are: {error}")
-
-
-def make_service(engine: EngineConfig, http: HttpConfig, client: EngineClient) -> Service:
-    """The text side of the checkpoint. Raises ValueError, one line that names the file."""
-    directory = Path(engine.model)
-    model = load_config(directory)
-    tokenizer = Tokenizer(directory)
-    template, chat = None, None
-    if http.chat_template is not None:
-        template = ChatTemplate.from_file(Path(http.chat_template), tokenizer)
-    elif is_harmony(tokenizer):  # the format's own encoder: the checkpoint's template is but a sketch of it
-        chat = HarmonyChat(HarmonyEncoder(tokenizer))
-    else:
-        template = ChatTemplate.load(directory, tokenizer)
-    format = ChatFormat()
-    if not is_harmony(tokenizer):
-        source = template.text if template else ""
-        format = chat_format(tokenizer, source, model.family, http.tool_call_parser, http.reasoning_parser)
-    elif told := http.tool_call_parser or http.reasoning_parser:
-        raise ValueError(f"--tool-call-parser and --reasoning-parser: this model speaks Harmony, got {told!r}")
-    metrics = Metrics(http.served_model_names[0], __version__)
-    metrics.watch(client)
-    return Service(
-        client=client,
-        tokenizer=tokenizer,
-        template=template,
-        chat=chat,
-        format=format,
-        metrics=metrics,
-        vocab_size=model.vocab_size,
-        eos_token_ids=end_tokens(tokenizer, model.eos_token_ids or tokenizer.eos_token_ids),
-        defaults=sampling_defaults(directory),
-    )
 
 
 def _listen(http: HttpConfig) -> socket.socket:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -23,13 +24,15 @@ from .http.splitter import HarmonySplitter, PlainSplitter, Splitter
 from .http.text_splitter import format_splitter
 from .offline import Answer, Job, OfflineEngine
 from .text.bad_words import bad_token_ids
-from .text.constraint import Constraint, ConstraintError
+from .text.constraint import Constraint, ConstraintError, Speech
+from .text.formats.reasoning import switched_off
 from .text.formats.registry import ChatFormat, chat_format
 from .text.generation_config import sampling_defaults
 from .text.grammar_book import GrammarBook
 from .text.grammar_process import GrammarChecks
 from .text.harmony.conversation import HarmonyChat
 from .text.harmony.encoder import HarmonyEncoder
+from .text.harmony.grammar import HarmonySpeech
 from .text.harmony.parser import primer
 from .text.harmony.tokens import end_tokens, is_harmony
 from .text.messages_in import plain_messages
@@ -138,7 +141,7 @@ class LLM:
         encoded = [self._encode(prompt, f"prompts[{i}]") for i, prompt in enumerate(listed)]
         jobs = []
         for i, ((_, ids), each) in enumerate(zip(encoded, params, strict=True)):
-            grammar = self._grammar(each, chat=False)
+            grammar = self._text_grammar(each)
             splitter = PlainSplitter(self.tokenizer, each.skip_special_tokens)
             jobs.append(self._job(ids, each, splitter, grammar, f"prompts[{i}]"))
         return self._run(jobs, [text for text, _ in encoded], use_tqdm)
@@ -164,13 +167,14 @@ class LLM:
         params = self._params(sampling_params, len(listed))
         offered = self._offered(tools, tool_choice)
         whole = add_generation_prompt and not continue_final_message
+        thinks = whole and not switched_off(chat_template_kwargs or {})
         jobs, texts = [], []
         for i, (conversation, each) in enumerate(zip(listed, params, strict=True)):
             try:
                 text, ids = self._render(
                     conversation, add_generation_prompt, continue_final_message, chat_template_kwargs or {}, offered
                 )
-                grammar = self._grammar(each, offered, whole)
+                grammar = self._chat_grammar(each, offered, ids, whole, thinks)
             except ValueError as error:
                 raise ValueError(f"messages[{i}]: {error}") from None
             jobs.append(self._job(ids, each, self._chat_splitter(ids, each, offered), grammar, f"messages[{i}]"))
@@ -191,7 +195,8 @@ class LLM:
         offered = self._offered(tools, tool_choice)
         _, ids = self._render(messages, True, False, chat_template_kwargs, offered)
         splitter = self._chat_splitter(ids, params, offered)
-        return self._engine.stream(self._job(ids, params, splitter, self._grammar(params, offered), "messages"))
+        grammar = self._chat_grammar(params, offered, ids, thinks=not switched_off(chat_template_kwargs))
+        return self._engine.stream(self._job(ids, params, splitter, grammar, "messages"))
 
     @property
     def max_model_len(self) -> int:
@@ -271,32 +276,31 @@ class LLM:
             offered = OfferedTools.of(list(tools or ()), choice)
         except ToolsError as error:
             raise ValueError(f"{error.param}: {error}") from None
-        if offered.binding and self._chat is None:
-            raise ValueError("tools: with this model only tool_choice auto and none, and functions that are not strict")
         return offered
 
-    def _grammar(
-        self, params: SamplingParams, tools: OfferedTools = NO_TOOLS, whole: bool = True, chat: bool = True
+    def _text_grammar(self, params: SamplingParams) -> str | None:
+        """Raises ValueError."""
+        with _named(NO_TOOLS):
+            constraint = _constraint(params)
+            return None if constraint is None else self._grammars.plain(constraint)
+
+    def _chat_grammar(
+        self, params: SamplingParams, tools: OfferedTools, prompt: list[int], whole: bool = True, thinks: bool = True
     ) -> str | None:
         """`whole`: the model begins its message itself. Raises ValueError."""
-        try:
-            return self._made_grammar(params, tools, whole, chat)
-        except ConstraintError as error:
-            name = "structured_outputs" if error.call is None else tools.path(error.call)
-            raise ValueError(f"{name}: {error}") from None
-
-    def _made_grammar(self, params: SamplingParams, tools: OfferedTools, whole: bool, chat: bool) -> str | None:
-        asked = params.structured_outputs
-        constraint = None if asked is None else Constraint.of(asked)
-        if self._chat is None or not chat:
-            return None if constraint is None else self._grammars.plain(constraint)
-        if constraint is None and not tools.binding:
-            return None
-        if constraint is not None and tools.must_call:
-            raise ValueError("structured_outputs contradict tool_choice, which asks for a call")
-        if not whole:
-            raise ValueError("structured_outputs and forced calls need a message that the model begins itself")
-        return self._grammars.harmony(constraint, tools.calls, must_call=tools.must_call)
+        with _named(tools):
+            constraint = _constraint(params)
+            if constraint is None and not tools.binding:
+                return None
+            if constraint is not None and tools.must_call:
+                raise ValueError("structured_outputs contradict tool_choice, which asks for a call")
+            if not whole and (self._chat is not None or constraint is None):
+                raise ValueError("structured_outputs and forced calls need a message that the model begins itself")
+            speech: Speech = HarmonySpeech()
+            if self._chat is None:
+                speech = self._format.speech(self.tokenizer, prompt, thinks=thinks)
+            must_call, several = tools.must_call, tools.several
+            return self._grammars.chat(speech, constraint, tools.calls, must_call=must_call, several=several)
 
     def _chat_splitter(self, ids: list[int], params: SamplingParams, tools: OfferedTools) -> Splitter:
         if is_harmony(self.tokenizer):
@@ -317,6 +321,20 @@ class LLM:
             task = progress.add_task("generating", total=len(jobs))
             answers = self._engine.run(jobs, lambda answer: progress.advance(task))
         return [_result(text, job, answer) for text, job, answer in zip(texts, jobs, answers, strict=True)]
+
+
+def _constraint(params: SamplingParams) -> Constraint | None:
+    return None if params.structured_outputs is None else Constraint.of(params.structured_outputs)
+
+
+@contextmanager
+def _named(tools: OfferedTools) -> Iterator[None]:
+    """What is wrong with a form or a function's schema as a ValueError with its place."""
+    try:
+        yield
+    except ConstraintError as error:
+        name = "structured_outputs" if error.call is None else tools.path(error.call)
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _result(prompt: str | None, job: Job, answer: Answer) -> RequestResult:

@@ -30,19 +30,21 @@ TOKEN_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 2
 
 
 class Metrics:
-    """One per front end. `clock` gives monotonic seconds."""
+    """One per front end. `clock` gives monotonic seconds. `counted` holds what it counts itself, requests."""
 
     def __init__(self, model: str, version: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
+        self.counted = counted = CollectorRegistry()
         self.clock = clock
-        self._engine = _EngineCollector(model, version, clock)
+        self._engine = EngineCollector(model, version, clock)
         self.registry.register(self._engine)
+        self.registry.register(counted)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(PREFIX + name, text, labels, registry=self.registry)
+            return Counter(PREFIX + name, text, labels, registry=counted)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(PREFIX + name, text, buckets=buckets, registry=self.registry)
+            return Histogram(PREFIX + name, text, buckets=buckets, registry=counted)
 
         self.time_to_first_token = histogram(
             "time_to_first_token_seconds", "Arrival of a request to its first token.", TTFT_BUCKETS
@@ -76,24 +78,31 @@ class Metrics:
 
     def watch(self, client: EngineClient) -> None:
         """Take what `client` hears from its groups and ranks."""
-        self._engine.client = client
-        client.on_stats(self._engine.take_stats)
-        client.on_report(self._engine.take_report)
+        self._engine.watch(client)
 
     def render(self) -> bytes:
         """Prometheus' text format 0.0.4."""
         return generate_latest(self.registry)
 
+    async def scrape(self) -> bytes:
+        """The same of the whole server, whoever is asked."""
+        return self.render()
 
-class _EngineCollector(Collector):
+
+class EngineCollector(Collector):
     """The latest totals of every group and rank."""
 
-    def __init__(self, model: str, version: str, clock: Callable[[], float]) -> None:
-        self.client: EngineClient | None = None
+    def __init__(self, model: str, version: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client: EngineClient | None = None
         self._identity = (model, version)
         self._clock = clock
         self._stats: dict[int, EngineStats] = {}
         self._reports: dict[int, tuple[float, RankReport]] = {}
+
+    def watch(self, client: EngineClient) -> None:
+        self._client = client
+        client.on_stats(self.take_stats)
+        client.on_report(self.take_report)
 
     def take_stats(self, group: int, stats: EngineStats) -> None:
         self._stats[group] = stats
@@ -105,9 +114,9 @@ class _EngineCollector(Collector):
         info = GaugeMetricFamily(PREFIX + "build_info", "Always 1; what serves.", labels=("model_name", "version"))
         info.add_metric(self._identity, 1)
         yield info
-        dead = self.client is not None and self.client.dead is not None
+        dead = self._client is not None and self._client.dead is not None
         yield GaugeMetricFamily(
-            PREFIX + "engine_up", "1 while the engine takes requests.", int(self.client is not None and not dead)
+            PREFIX + "engine_up", "1 while the engine takes requests.", int(self._client is not None and not dead)
         )
         yield from self._groups()
         yield from self._ranks(dead)

@@ -14,14 +14,18 @@ from dataclasses import replace
 
 import httpx
 import msgspec
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 
 from ... import __version__
 from ...engine.client import EngineClient, EngineDead, EngineOverloaded
 from ...engine.messages import EngineStats, RankReport, RequestOutput, Submit
-from ..http import chat, completions, errors
+from ..fair.ring import Keys
+from ..fair.tenant import CALLER
+from ..http import chat, completions, errors, responses
 from ..http.config import HttpConfig
+from ..http.middleware import unknown_key
 from ..http.service import Service
+from ..http.storage import named_key
 from ..metrics import Metrics
 from .lines import Line
 from .results import Result, answered
@@ -36,20 +40,25 @@ _LOOK_SECONDS = 0.05
 class Caller:
     """Answers lines. `retry`: seconds to wait where the engine cannot take work at present."""
 
-    def __init__(self, service: Service, config: HttpConfig, retry: float) -> None:
+    def __init__(self, service: Service, config: HttpConfig, retry: float, keys: Keys | None = None) -> None:
         self._engine = service.client
         self._retry = retry
+        self._keys = keys
         app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
         errors.install(app)
         app.include_router(chat.router(service, config))
         app.include_router(completions.router(service, config))
+        app.include_router(responses.router(service, config, lambda request: "", None))
         self._http = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://batch", timeout=None, trust_env=False
         )
 
-    async def answer(self, line: Line) -> Result:
-        """However long it takes. Cancelling it aborts what the engine has of it. Raises EngineDead."""
-        while (result := await self._once(line)) is None:
+    async def answer(self, line: Line, owner: str = "") -> Result:
+        """However long it takes, within the limits of `owner`'s key. Cancelling it aborts what the engine has of it.
+
+        Raises EngineDead.
+        """
+        while (result := await self._counted(line, owner)) is None:
             if self._engine.dead is not None:
                 raise EngineDead(self._engine.dead)
             await asyncio.sleep(self._retry)
@@ -62,9 +71,30 @@ class Caller:
                 raise EngineDead(self._engine.dead)
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _once(self, line: Line) -> Result | None:
-        """None where it is not the line's fault that there is no answer."""
+    async def _counted(self, line: Line, owner: str) -> Result | None:
+        """As `_once`, as a request of the key that made the batch."""
         request_id = uuid.uuid4().hex
+        name = named_key(owner)
+        if self._keys is None or name is None:
+            return await self._once(line, request_id)
+        if not self._keys.tenants:  # a file has at least one: this front end has not heard of them yet
+            return None
+        try:
+            tenant = self._keys.tenants.get(name)
+            if tenant is None:  # it has left the file
+                raise unknown_key()
+            caller = await self._keys.enter(tenant, None, background=True)
+        except errors.ApiError as error:
+            return _settled(line, request_id, error.response())
+        token = CALLER.set(caller)
+        try:
+            return await self._once(line, request_id)
+        finally:
+            CALLER.reset(token)
+            caller.drop()
+
+    async def _once(self, line: Line, request_id: str) -> Result | None:
+        """None where it is not the line's fault that there is no answer."""
         try:
             response = await self._http.post(
                 line.url, content=line.body, headers={"content-type": "application/json", "x-request-id": request_id}
@@ -72,12 +102,17 @@ class Caller:
         except Exception as error:  # unforeseen in a route: a 500, as from the server
             errors.report(log, request_id, error)
             return answered(line, 500, request_id, errors.encode_json(errors.internal_error().body))
-        if response.status_code in (429, 503):
-            return None
-        if response.headers.get("content-type") != "application/json":
-            refusal = errors.bad_request("stream: a batch has no streams", "stream")
-            return answered(line, refusal.status, request_id, errors.encode_json(refusal.body))
-        return answered(line, response.status_code, request_id, response.content)
+        return _settled(line, request_id, response)
+
+
+def _settled(line: Line, request_id: str, response: httpx.Response | Response) -> Result | None:
+    if response.status_code in (429, 503) and response.headers.get("x-should-retry") != "false":
+        return None
+    if response.headers.get("content-type") != "application/json":
+        refusal = errors.bad_request("stream: a batch has no streams", "stream")
+        return answered(line, refusal.status, request_id, errors.encode_json(refusal.body))
+    body = response.content if isinstance(response, httpx.Response) else bytes(response.body)
+    return answered(line, response.status_code, request_id, body)
 
 
 def behind(service: Service, model: str, max_running: int) -> Service:

@@ -15,18 +15,17 @@ Keep = Callable[[Sequence[Result]], Awaitable[object]]
 class Crew:
     """At most `places` lines at once, over all `work` that goes on side by side: those take turns."""
 
-    def __init__(self, answer: Answer, places: int) -> None:
-        self._answer = answer
+    def __init__(self, places: int) -> None:
         self._places = asyncio.Semaphore(places)
 
-    async def work(self, lines: Iterator[Line], keep: Keep) -> None:
+    async def work(self, lines: Iterator[Line], answer: Answer, keep: Keep) -> None:
         """Returns when every line's result has been kept. What fails ends all of it, and is raised."""
         keeper = _Keeper(keep)
         tasks: set[asyncio.Task[None]] = set()
         try:
             while (line := await asyncio.to_thread(next, lines, None)) is not None:
                 await self._places.acquire()
-                task = asyncio.create_task(self._one(line, keeper))
+                task = asyncio.create_task(_one(line, answer, keeper))
                 task.add_done_callback(lambda _: self._places.release())
                 tasks.add(task)
                 _reap(tasks)
@@ -38,8 +37,9 @@ class Crew:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _one(self, line: Line, keeper: _Keeper) -> None:
-        await keeper.keep(await self._answer(line))
+
+async def _one(line: Line, answer: Answer, keeper: _Keeper) -> None:
+    await keeper.keep(await answer(line))
 
 
 def _reap(tasks: set[asyncio.Task[None]]) -> None:

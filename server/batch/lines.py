@@ -14,7 +14,8 @@ from typing import BinaryIO
 
 import msgspec
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
+RESPONSES = "/v1/responses"
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", RESPONSES)
 MAX_CUSTOM_ID = 512
 MAX_ERRORS = 50  # of one file that are told; whoever has more sees them after mending these
 
@@ -118,6 +119,9 @@ class _Row(msgspec.Struct):
 
 class _Body(msgspec.Struct):
     stream: msgspec.Raw = _ABSENT
+    store: msgspec.Raw = _ABSENT
+    background: msgspec.Raw = _ABSENT
+    previous_response_id: msgspec.Raw = _ABSENT
 
 
 _row = msgspec.json.Decoder(_Row)
@@ -149,8 +153,7 @@ def parse_line(number: int, raw: bytes) -> Line:
         body = bytes(row.body)
         if not body.startswith(b"{"):
             raise _wrong(row.body, "body", "a JSON object", number)
-        if bytes(_body.decode(body).stream) == b"true":
-            raise LineError("invalid_value", "a batch has no streams: leave it out", number, "body.stream")
+        _refuse(_body.decode(body), url, number)
     except LineError:
         raise
     except RecursionError:
@@ -158,6 +161,18 @@ def parse_line(number: int, raw: bytes) -> Line:
     except (msgspec.MsgspecError, UnicodeError, ValueError):
         raise LineError("invalid_json_line", "is not valid JSON", number) from None
     return Line(number, custom_id, url, body)
+
+
+def _refuse(body: _Body, url: str, number: int) -> None:
+    """What an endpoint takes and a batch does not."""
+    fields = [("stream", body.stream, "a batch has no streams: leave it out")]
+    if url == RESPONSES:
+        kept = "a batch keeps no responses: leave it out"
+        fields += [("store", body.store, kept), ("background", body.background, kept)]
+        fields += [("previous_response_id", body.previous_response_id, "a batch's requests stand alone: leave it out")]
+    for name, value, why in fields:
+        if bytes(value) not in (b"", b"null", b"false"):
+            raise LineError("invalid_value", why, number, f"body.{name}")
 
 
 def _string(raw: msgspec.Raw, param: str, number: int) -> str:

@@ -38,19 +38,25 @@ class Result:
     ran: bool = True
 
 
-class _PromptDetails(msgspec.Struct):
+class _InputDetails(msgspec.Struct):
     cached_tokens: int | None = 0
 
 
-class _CompletionDetails(msgspec.Struct):
+class _OutputDetails(msgspec.Struct):
     reasoning_tokens: int | None = 0
 
 
 class _Usage(msgspec.Struct):
+    """Of completions, and by the other names of responses."""
+
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    input_tokens_details: _InputDetails | None = None
+    output_tokens_details: _OutputDetails | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -79,6 +85,11 @@ def _text(line: Line, response: Any, error: Any) -> bytes:
 
 def _tokens(body: bytes) -> Tokens:
     usage = _answer.decode(body).usage or _Usage()
-    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
-    reasoning = usage.completion_tokens_details.reasoning_tokens if usage.completion_tokens_details else 0
-    return Tokens(usage.prompt_tokens, cached or 0, usage.completion_tokens, reasoning or 0)
+    before = usage.prompt_tokens_details or usage.input_tokens_details or _InputDetails()
+    after = usage.completion_tokens_details or usage.output_tokens_details or _OutputDetails()
+    return Tokens(
+        usage.prompt_tokens + usage.input_tokens,
+        before.cached_tokens or 0,
+        usage.completion_tokens + usage.output_tokens,
+        after.reasoning_tokens or 0,
+    )

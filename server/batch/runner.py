@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from ...engine.client import EngineDead
+from ..fair.ring import Keys
 from ..http.config import HttpConfig
 from ..http.errors import report
 from ..http.service import Service
@@ -36,17 +37,20 @@ _GROUP = 500  # lines without a run that are written at once
 
 
 @asynccontextmanager
-async def running(service: Service, config: HttpConfig, stop: asyncio.Event) -> AsyncIterator[Store | None]:
+async def running(
+    service: Service, config: HttpConfig, stop: asyncio.Event, keys: Keys | None = None
+) -> AsyncIterator[Store | None]:
     """The store of `config.batch`, while its batches run beside the block, or until `stop`. None where there is none.
 
-    Raises ValueError, naming the flag, for a directory that cannot be used.
+    `keys`: those of a keys file, which batches count for. Raises ValueError, naming the flag, for a directory that
+    cannot be used.
     """
     if config.batch is None:
         yield None
         return
     store = Store(config.batch)
     background = behind(service, config.served_model_names[0], config.batch.max_running)
-    runner = Runner(store, Caller(background, config, config.batch.retry))
+    runner = Runner(store, Caller(background, config, config.batch.retry, keys))
     task = asyncio.create_task(_run(runner, stop))
     try:
         yield store
@@ -81,7 +85,7 @@ class Runner:
         self._store = store
         self._config = store.config
         self._caller = caller
-        self._crew = Crew(caller.answer, store.config.max_running)
+        self._crew = Crew(store.config.max_running)
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._cancelled: dict[str, asyncio.Event] = {}
 
@@ -159,7 +163,7 @@ class Runner:
         """Until every line has a result, the time is up, or the batch is cancelled."""
         store = self._store
         lines = await self._left(batch)
-        working = asyncio.create_task(self._answer_all(batch.id, lines))
+        working = asyncio.create_task(self._answer_all(batch, lines))
         cancelled = asyncio.create_task(self._cancelled[batch.id].wait())
         try:
             seconds = max(0.0, batch.expires_at - store.clock())
@@ -172,9 +176,13 @@ class Runner:
             await asyncio.gather(working, cancelled, return_exceptions=True)
         await store.run(store.finalize, batch.id)
 
-    async def _answer_all(self, identity: str, lines: Iterator[Line]) -> None:
+    async def _answer_all(self, batch: Batch, lines: Iterator[Line]) -> None:
         await self._caller.wait_ready()
-        await self._crew.work(lines, lambda results: self._store.run(self._store.record, identity, results))
+        await self._crew.work(
+            lines,
+            lambda line: self._caller.answer(line, batch.owner),
+            lambda results: self._store.run(self._store.record, batch.id, results),
+        )
 
     async def _close(self, batch: Batch, reason: tuple[str, str]) -> None:
         """Write an error for every line that has no result."""

@@ -10,25 +10,20 @@ Several processes may share the directory; `Store.run` gives each of them one th
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
+from ..database import Database, NotFound
 from .config import BatchConfig
 from .files import Shelf
 from .lines import LineError
 from .records import ACTIVE, Batch, Status, StoredFile
 from .results import Result
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _VERSION = 1
 _BUSY_SECONDS = 30
@@ -57,10 +52,6 @@ _BATCH = ", ".join(each.name for each in fields(Batch))
 _ACTIVE = ", ".join(f"'{status}'" for status in ACTIVE)
 
 
-class NotFound(LookupError):
-    """There is no such file or batch, or it is another owner's: who asks cannot tell which."""
-
-
 class Refused(RuntimeError):
     """The store's state does not allow it. `code` is for programs, the message for people."""
 
@@ -81,23 +72,14 @@ class Store:
         directory = Path(config.directory)
         try:
             self.shelf = Shelf(directory)
-            self._db = sqlite3.connect(
-                directory / "batches.sqlite", timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            self._db.row_factory = sqlite3.Row
-            self._prepare()
+            self._db = Database(
+                directory / "batches.sqlite", _SCHEMA, _VERSION,
+                pragmas=["synchronous = FULL"], patience=_BUSY_SECONDS, thread="batch-store",
+            )  # fmt: skip
         except (OSError, sqlite3.Error) as error:
             raise ValueError(f"--batch-dir {config.directory}: {error}") from None
-        self._thread = ThreadPoolExecutor(1, "batch-store")
-
-    async def run(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`verb(*args)` in the store's thread, after all that was asked of it before, even by who has left since."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: verb(*args, **kwargs))
-
-    def close(self) -> None:
-        """Once what was asked of it is done."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        self._db.close()
+        self.run = self._db.run
+        self.close = self._db.close
 
     # Files
 
@@ -114,7 +96,7 @@ class Store:
         """Take the file at `content` in. Raises Refused."""
         self.check_room(file.bytes)
         self.shelf.keep(content, file.id)
-        with self._transaction():
+        with self._db.transaction():
             self._insert("files", file)
 
     def file(self, owner: str, identity: str) -> StoredFile:
@@ -139,7 +121,7 @@ class Store:
 
     def delete_file(self, owner: str, identity: str) -> None:
         """Raises NotFound, or Refused while a batch reads it."""
-        with self._transaction():
+        with self._db.transaction():
             self.file(owner, identity)
             user = self._db.execute(
                 f"SELECT id FROM batches WHERE input_file_id = ? AND status IN ({_ACTIVE})", (identity,)
@@ -153,7 +135,7 @@ class Store:
 
     def add_batch(self, batch: Batch) -> None:
         """Raises NotFound when its input is none of the owner's, Refused when too many batches wait already."""
-        with self._transaction():
+        with self._db.transaction():
             self.file(batch.owner, batch.input_file_id)
             active = self._db.execute(f"SELECT count(*) FROM batches WHERE status IN ({_ACTIVE})").fetchone()[0]
             if active >= self.config.max_active_batches:
@@ -174,7 +156,7 @@ class Store:
 
     def cancel(self, owner: str, identity: str) -> Batch:
         """Raises NotFound, or Refused for a batch that is over."""
-        with self._transaction():
+        with self._db.transaction():
             batch = self.batch(owner, identity)
             if not batch.active:
                 raise Refused("batch_over", f"A batch that is {batch.status} cannot be cancelled.")
@@ -199,7 +181,7 @@ class Store:
 
     def begin(self, identity: str, total: int) -> None:
         """A validated batch of `total` lines. One that was cancelled meanwhile stays cancelled."""
-        with self._transaction():
+        with self._db.transaction():
             if self._move(identity, "in_progress", "validating"):
                 self._db.execute("UPDATE batches SET total = ? WHERE id = ?", (total, identity))
 
@@ -208,13 +190,13 @@ class Store:
         data = [
             {"code": error.code, "message": str(error), "param": error.param, "line": error.line} for error in errors
         ]
-        with self._transaction():
+        with self._db.transaction():
             if self._move(identity, "failed", "validating"):
                 self._db.execute("UPDATE batches SET errors = ? WHERE id = ?", (json.dumps(data), identity))
 
     def finalize(self, identity: str) -> None:
         """All lines are done, or the time is up."""
-        with self._transaction():
+        with self._db.transaction():
             self._move(identity, "finalizing", "in_progress")
 
     def done(self, identity: str) -> set[int]:
@@ -224,7 +206,7 @@ class Store:
     def record(self, identity: str, results: Sequence[Result]) -> None:
         """Keep results for good. Raises sqlite3.IntegrityError, and keeps none, when a line has one already."""
         ran = [each for each in results if each.ran]
-        with self._transaction():  # appends too: another process may still be at its last ones
+        with self._db.transaction():  # appends too: another process may still be at its last ones
             batch = self.again(identity)
             output, error = (
                 self.shelf.append(file_id, size, [each.text for each in results if each.ok is ok])
@@ -248,7 +230,7 @@ class Store:
     def finish(self, identity: str, status: Status, before: Status) -> None:
         """End a batch that is `before`, and make its output files' owner see them."""
         now = int(self.clock())
-        with self._transaction():
+        with self._db.transaction():
             if not self._move(identity, status, before):
                 return
             batch = self.again(identity)
@@ -269,7 +251,7 @@ class Store:
         """Forget what is past its time, and remove what killed processes left behind."""
         now = self.clock()
         late = "expires_at <= ? AND id NOT IN (SELECT input_file_id FROM batches WHERE status IN (" + _ACTIVE + "))"
-        with self._transaction():
+        with self._db.transaction():
             gone = [row["id"] for row in self._db.execute(f"SELECT id FROM files WHERE {late}", (now,))]
             self._db.execute(f"DELETE FROM files WHERE {late}", (now,))
             self._db.execute(
@@ -282,29 +264,6 @@ class Store:
         for identity in gone:
             self.shelf.remove(identity)
         self.shelf.sweep(known)
-
-    def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        with self._transaction():
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise sqlite3.DatabaseError(f"made by another version of Yardmaster (format {version})")
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
     def _insert(self, table: str, record: StoredFile | Batch) -> None:
         values = asdict(record)

@@ -58,6 +58,16 @@ def serve(
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.", rich_help_panel=HTTP)] = 8000,
+    api_servers: Annotated[
+        int,
+        typer.Option(
+            "--api-servers",
+            "--api-server-count",
+            metavar="INT",
+            help="Front-end processes behind the port, for more requests than one core can parse and stream.",
+            rich_help_panel=HTTP,
+        ),
+    ] = 1,
     api_key: Annotated[
         list[str] | None,
         typer.Option(
@@ -151,6 +161,7 @@ def serve(
         served_model_names=tuple(served_model_name or (model or DEMO_NAME,)),
         host=host,
         port=port,
+        api_servers=api_servers,
         api_keys=tuple(api_key or ()),
         keys_file=None if keys_file is None else str(existing_file(keys_file, "--keys-file")),
         no_auth=no_auth,

@@ -25,6 +25,10 @@ class Bucket:
         self._level -= amount
         return True
 
+    def spares(self, amount: float, taken: float = 0) -> bool:
+        """Half would be left after `amount`, or it is full. `taken` is not counted as missing."""
+        return self._refilled() + taken >= min(self.capacity, taken + amount + self.capacity / 2)
+
     def spend(self, amount: float) -> None:
         """Take `amount` whether it is there or not; less than zero gives back."""
         self._level = min(self._refilled() - amount, self.capacity)

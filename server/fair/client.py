@@ -17,14 +17,13 @@ import msgspec
 from ...engine.client import EngineClient, EngineDead, EngineOverloaded
 from ...engine.config import EngineConfig
 from ...engine.messages import EngineStats, RankReport, RequestOutput, Submit
-from .fair_queue import FairQueue
+from .fair_queue import FairQueue, Flow
 from .keyring import Keyring
-from .refusals import too_good_a_priority, too_late
+from .refusals import DRAIN_RETRY, too_good_a_priority, too_late
 from .stream import FairStream, State
 from .tenant import CALLER, Caller
 
 OPEN_END = 1024  # tokens charged at first for an answer that may take all of the context
-_DRAIN_RETRY = 30
 
 
 class FairClient:
@@ -83,25 +82,25 @@ class FairClient:
         caller = CALLER.get()
         if caller is None:
             if self._keys.draining:
-                raise EngineOverloaded("the server takes no new work", _DRAIN_RETRY)
-            caller = Caller(self._keys.internal)
-        tenant = caller.tenant
+                raise EngineOverloaded("the server takes no new work", DRAIN_RETRY)
+            caller = Caller(self._keys.internal, background=True)
+        tenant, flow = caller.tenant, self._flow(caller)
         best = tenant.spec.priority
         if request.priority and request.priority < best:  # 0 is also what a request has that says nothing
             raise too_good_a_priority(tenant.spec.name, best, request.priority)
         if caller.deadline is not None and caller.deadline <= self._keys.clock():
             tenant.rejected["deadline"] += 1
             raise too_late()
-        if not self._has_room() and not self._queue.may_wait(tenant.flow, self._keys.total_weight):
+        if not self._has_room() and not self._queue.may_wait(flow, self._keys.total_weight):
             tenant.rejected["queue"] += 1
             raise EngineOverloaded(f"the queue is full: {len(self._queue)} requests wait", self._retry_after())
         cost = self._cost(request)
-        tenant.charge(cost, caller.outstanding)
+        tenant.charge(cost, caller.outstanding, caller.background)
         stream = FairStream(self, request, caller, cost, max(best, request.priority), next(self._arrivals))
         caller.outstanding += cost
         caller.hold()
         self._live[request.request_id] = stream
-        self._queue.push(tenant.flow, stream)
+        self._queue.push(flow, stream)
         self._pump()
         if stream.state is State.WAITING and caller.deadline is not None:
             seconds = caller.deadline - self._keys.clock()
@@ -169,6 +168,10 @@ class FairClient:
         finally:
             self._pumping = False
 
+    def _flow(self, caller: Caller) -> Flow[FairStream]:
+        """Where the caller's sequences wait."""
+        return self._keys.internal.flow if caller.background else caller.tenant.flow
+
     def _seat(self, stream: FairStream) -> None:
         stream.state = State.LET_IN
         stream.caller.tenant.running += 1
@@ -192,7 +195,7 @@ class FairClient:
     async def enter(self, stream: FairStream) -> AsyncIterator[RequestOutput] | None:
         """See `Door`. All keys are equal before the engine: there a priority counts for the server's own work alone."""
         request = stream.request
-        if request.priority and stream.caller.tenant is not self._keys.internal:
+        if request.priority and not stream.caller.background:
             request = msgspec.structs.replace(request, priority=0)
         try:
             outputs = await self._inner.submit(request)
@@ -224,10 +227,10 @@ class FairClient:
         del self._live[stream.request.request_id]
         tenant, used = stream.caller.tenant, stream.used if state is State.RUNNING else 0
         if state is State.WAITING:
-            self._queue.remove(tenant.flow, stream)
+            self._queue.remove(self._flow(stream.caller), stream)
         else:
             self._unseat(stream)
-            self._queue.settle(tenant.flow, used - stream.cost)
+            self._queue.settle(self._flow(stream.caller), used - stream.cost)
             if state is State.RUNNING:
                 self._ends.append(self._keys.clock())
             self._resume()
@@ -240,7 +243,7 @@ class FairClient:
         """The engine had no place after all: back to where it waited, until something ends or time has passed."""
         self._unseat(stream)
         stream.state = State.WAITING
-        flow = stream.caller.tenant.flow
+        flow = self._flow(stream.caller)
         self._queue.settle(flow, -stream.cost)
         self._queue.push(flow, stream)
         if self._pause is None:

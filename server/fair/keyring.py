@@ -1,78 +1,83 @@
-"""All keys of a keys file, and how a client's key finds its tenant. The file can be read anew while requests run."""
+"""All keys of a keys file, their limits and what they have used. The file can be read anew while requests run."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
-import secrets
 import time
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
+from typing import Any
 
-from .key_file import INTERNAL, MIN_WEIGHT, KeySpec, read_keys
-from .tenant import Tenant
+from .key_file import read_keys
+from .refusals import draining
+from .ring import Ring
+from .tenant import Caller, Tenant
 
 
-class Keyring:
-    """Of the keys only digests are kept, and of those only ones made with a secret of this process.
-
-    So looking one up in a dict gives nothing away: how long that takes depends on digests that nobody outside can
-    compute, and the one found is compared in constant time.
-    """
+class Keyring(Ring):
+    """See `Keys`. One per server: limits hold because all that count for them are here."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises ValueError, one line, when the file cannot be used."""
-        self.draining = False  # nobody new is let in
-        self.clock = clock
-        self.tenants: dict[str, Tenant] = {}
-        self.total_weight = 0.0
-        self.has_admin = False
+        super().__init__(read_keys(path), clock)
+        self.listeners: list[Callable[[], None]] = []  # called when keys or limits are others, or draining
         self._path = path
-        self._secret = secrets.token_bytes(32)
-        self._numbers = count()
-        # What no client is waiting for: it gets next to nothing while anyone else does.
-        self.internal = Tenant(KeySpec(name=INTERNAL, weight=MIN_WEIGHT), next(self._numbers), clock)
-        self._gone: list[Tenant] = []  # no longer in the file
-        self._by_digest: dict[bytes, Tenant] = {}
         self._reading = asyncio.Lock()
-        self._apply(read_keys(path))
 
-    def find(self, key: bytes) -> Tenant | None:
-        """Whose key it is."""
-        sealed = self._seal(hashlib.sha256(key).digest())
-        tenant = self._by_digest.get(sealed)
-        known = sealed if tenant is None else self._seal(tenant.spec.digest)
-        return tenant if hmac.compare_digest(known, sealed) else None
+    async def enter(self, tenant: Tenant, deadline: float | None, background: bool = False) -> Caller:
+        if self.draining:
+            raise draining()
+        return tenant.enter_behind() if background else tenant.enter(deadline)
 
-    @property
-    def everyone(self) -> list[Tenant]:
-        """All tenants, the server itself, and keys that have left the file and still have requests here."""
-        self._gone = [tenant for tenant in self._gone if tenant.concurrent]
-        return [*self.tenants.values(), *self._gone, self.internal]
+    async def headers(self, tenant: Tenant) -> list[tuple[bytes, bytes]]:
+        return tenant.headers
+
+    async def listing(self) -> dict[str, Any]:
+        data = [_described(tenant) for tenant in self.tenants.values()]
+        return {"object": "list", "draining": self.draining, "data": data}
 
     async def reload(self) -> int:
-        """Read the file again; how many keys it holds. Raises ValueError, and then all stays as it was."""
         async with self._reading:
             specs = await asyncio.to_thread(read_keys, self._path)
-            self._apply(specs)
+            self.apply(specs)
+        self._tell()
         return len(specs)
 
-    def _apply(self, specs: list[KeySpec]) -> None:
-        """A name that stays keeps its counts. Requests of a key that has gone may end."""
-        before, self.tenants = {tenant.spec.name: tenant for tenant in self.everyone}, {}
-        for spec in specs:
-            tenant = before.pop(spec.name, None)
-            if tenant is None:
-                tenant = Tenant(spec, next(self._numbers), self.clock)
-            else:
-                tenant.change(spec)
-            self.tenants[spec.name] = tenant
-        self._gone = [tenant for tenant in before.values() if tenant is not self.internal]
-        self._by_digest = {self._seal(spec.digest): self.tenants[spec.name] for spec in specs}
-        self.total_weight = sum(spec.weight for spec in specs)
-        self.has_admin = any(spec.admin for spec in specs)
+    async def drain(self, draining: bool) -> dict[str, Any]:
+        self.draining = draining
+        self._tell()
+        tenants = self.everyone
+        return {
+            "draining": draining,
+            "requests": sum(tenant.concurrent for tenant in tenants),
+            "sequences_running": sum(tenant.running for tenant in tenants),
+            "sequences_waiting": sum(tenant.waiting for tenant in tenants),
+        }
 
-    def _seal(self, digest: bytes) -> bytes:
-        return hashlib.blake2b(digest, key=self._secret, digest_size=32).digest()
+    def _tell(self) -> None:
+        for listener in self.listeners:
+            listener()
+
+
+def _described(tenant: Tenant) -> dict[str, Any]:
+    spec = tenant.spec
+    return {
+        "name": spec.name,
+        "admin": spec.admin,
+        "weight": spec.weight,
+        "requests_per_minute": spec.requests_per_minute,
+        "tokens_per_minute": spec.tokens_per_minute,
+        "max_concurrent": spec.max_concurrent,
+        "priority": spec.priority,
+        "usage": {
+            "requests": tenant.requests,
+            "prompt_tokens": tenant.prompt_tokens,
+            "completion_tokens": tenant.generation_tokens,
+            "rejected": dict(tenant.rejected),
+            "concurrent": tenant.concurrent,
+            "sequences_running": tenant.running,
+            "sequences_waiting": tenant.waiting,
+            "remaining_requests": tenant.remaining_requests,
+            "remaining_tokens": tenant.remaining_tokens,
+        },
+    }

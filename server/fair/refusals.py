@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ..http.errors import ApiError, bad_request
+from ..http.errors import ApiError, bad_request, unavailable
 
+DRAIN_RETRY = 30
 NO_RETRY = {"x-should-retry": "false"}  # OpenAI's SDKs try again unless told not to
 
 
@@ -51,6 +52,10 @@ def too_good_a_priority(name: str, best: int, asked: int) -> ApiError:
 def too_late() -> ApiError:
     message = "The time that x-request-timeout allows passed before this request's turn came, so it was not run."
     return ApiError(504, message, code="deadline_exceeded", headers=NO_RETRY)
+
+
+def draining() -> ApiError:
+    return unavailable("This server is being emptied and takes no new requests.", "draining", DRAIN_RETRY)
 
 
 def retry_headers(wait: float) -> dict[str, str]:

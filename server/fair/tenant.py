@@ -51,12 +51,27 @@ class Tenant:
         caller.hold()
         return caller
 
-    def charge(self, tokens: int, outstanding: int) -> None:
+    def enter_behind(self) -> Caller:
+        """The same for work that nobody waits for: half of each limit stays for the others. Raises LimitReached."""
+        limit = self.spec.max_concurrent
+        if limit is not None and self.concurrent >= max(1, limit // 2):
+            raise too_many_at_once(self.spec.name, limit)
+        bucket = self._requests
+        if bucket is not None and not (bucket.spares(1) and bucket.take(1)):
+            raise too_many_requests(self.spec.name, bucket.capacity, bucket.wait(1))
+        self.requests += 1
+        caller = Caller(self, background=True)
+        caller.hold()
+        return caller
+
+    def charge(self, tokens: int, outstanding: int, background: bool = False) -> None:
         """Take `tokens` for a sequence whose request has `outstanding` charged already. Raises LimitReached."""
         bucket = self._tokens
-        if bucket is None or bucket.take(tokens):
+        spared = bucket is None or not background or bucket.spares(tokens, outstanding)
+        if bucket is None or (spared and bucket.take(tokens)):
             return
-        self.rejected["tokens"] += 1
+        if not background:
+            self.rejected["tokens"] += 1
         if tokens + outstanding > bucket.capacity:
             raise request_too_large(self.spec.name, bucket.capacity, tokens + outstanding)
         raise too_many_tokens(self.spec.name, bucket.capacity, bucket.remaining, tokens, bucket.wait(tokens))
@@ -103,14 +118,16 @@ class Tenant:
 class Caller:
     """One HTTP request, until it is answered and all that it has started has ended.
 
-    `deadline`: by when its turn must have come, on the tenant's clock.
+    `deadline`: by when its turn must have come, on the tenant's clock. `background`: nobody waits for it; it counts for
+    its tenant, and waits among the server's own work.
     """
 
-    __slots__ = ("_holds", "deadline", "outstanding", "tenant")
+    __slots__ = ("_holds", "background", "deadline", "outstanding", "tenant")
 
-    def __init__(self, tenant: Tenant, deadline: float | None = None) -> None:
+    def __init__(self, tenant: Tenant, deadline: float | None = None, background: bool = False) -> None:
         self.tenant = tenant
         self.deadline = deadline
+        self.background = background
         self.outstanding = 0  # tokens charged for sequences that have not ended
         self._holds = 0
 

@@ -6,11 +6,13 @@ from fastapi import FastAPI
 
 from ... import __version__
 from ..batch.store import Store
-from ..fair.keyring import Keyring
+from ..fair.ring import Keys
+from ..hub.neighbours import Neighbours
 from ..messages.door import AnthropicDoor
 from ..messages.schema import CountTokensRequest, MessagesRequest
+from ..responses.runs import Background
 from ..responses.schema import Conversation, ResponsesRequest
-from . import admin, batches, chat, completions, errors, files, health, messages, models, responses, tokenize
+from . import admin, batches, chat, completions, docs_page, errors, files, health, messages, models, responses, tokenize
 from .config import HttpConfig
 from .gate import Gate
 from .middleware import Guard, Observe
@@ -24,21 +26,31 @@ from .storage import owner_by_key
 
 
 def create_app(
-    service: Service, config: HttpConfig, keys: Keyring | None = None, store: Store | None = None
+    service: Service,
+    config: HttpConfig,
+    keys: Keys | None = None,
+    store: Store | None = None,
+    neighbours: Neighbours | None = None,
 ) -> FastAPI:
     """The ASGI application. Starting and stopping `service.client` is the caller's business, at any time.
 
-    With `keys`, those of a file, `service.client` is a `FairClient` over the same. `store` is that of --batch-dir.
+    With `keys`, those of a file, `service.client` is a `FairClient` over the same. `store` is that of --batch-dir;
+    `neighbours` are the server's other front ends, where there are several.
     """
-    # No pages of documentation: they would run scripts from a host that is not ours. /openapi.json has it all.
+    # Not FastAPI's pages of documentation: they run scripts from a host that is not ours.
     app = FastAPI(title="Yardmaster", version=__version__, redirect_slashes=False, docs_url=None, redoc_url=None)
+    owner = owner_by_key(config, keys)
+    kept = responses.open_store(config.response_store)
+    runs = None if kept is None else Background(kept)
+    answers = responses.router(service, config, owner, kept, runs)
+    if neighbours is not None and runs is not None:
+        app.add_middleware(neighbours.serve(answers, runs.holds))  # innermost
     if keys is not None:
-        app.add_middleware(Gate, keys=keys)  # innermost
+        app.add_middleware(Gate, keys=keys)
     app.add_middleware(Guard, config=config)
     app.add_middleware(Observe, metrics=service.metrics, max_requests=config.max_requests)
     app.add_middleware(AnthropicDoor)  # outermost
     errors.install(app)
-    owner = owner_by_key(config, keys)
     for routes in (
         chat.router(service, config),
         completions.router(service, config),
@@ -48,7 +60,7 @@ def create_app(
         health.router(service),
         files.router(store, config, owner),
         batches.router(store, config, owner),
-        responses.router(service, config, owner, responses.open_store(config.response_store)),
+        answers,
     ):
         app.include_router(routes)
     if keys is not None:
@@ -60,4 +72,5 @@ def create_app(
             BatchRequest, MessagesRequest, CountTokensRequest,
         ],
     )  # fmt: skip
+    app.include_router(docs_page.router(app.openapi))
     return app

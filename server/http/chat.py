@@ -25,6 +25,7 @@ from .sampling import (
     sampling_params,
     spelled_bad_words,
     submits,
+    telling_ignored,
     truncated,
 )
 from .schema.chat import ChatRequest
@@ -48,14 +49,17 @@ def router(service: Service, config: HttpConfig) -> APIRouter:
         body = await read_model(request, ChatRequest, config)
         check_common(body, config)
         _check(body, config)
+        if body.skip_special_tokens is False and service.harmony:
+            message = "skip_special_tokens: this model's control tokens are never shown; return_token_ids has them"
+            raise bad_request(message, "skip_special_tokens", "unsupported_parameter")
         tools = offered_tools(body, service)
         service.admit()
-        form = await chat_form(body, tools, service)
         bad_ids = await spelled_bad_words(body, service)
         truncates = body.truncate_prompt_tokens is not None
         max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         prompt = await render_chat(body, body.messages, service, tools.shown, truncates)
         prompt = truncated(prompt, body, service, max_tokens)
+        form = await chat_form(body, tools, service, prompt)
         check_prompt_logprobs(body.prompt_logprobs, len(prompt) * (body.n or 1), "prompt_logprobs")
         params = sampling_params(
             body,
@@ -82,7 +86,8 @@ def router(service: Service, config: HttpConfig) -> APIRouter:
         generation = Generation(service, choices, form.param if form else None)
         wording = _Wording(identity, config.served_model_names[0], body, service, prompt, generation.timing)
         events = wording if body.stream else None
-        return await answer(request, generation, events, wording.whole, config.send_timeout)
+        answered = await answer(request, generation, events, wording.whole, config.send_timeout)
+        return telling_ignored(answered, body)
 
     return routes
 
@@ -113,6 +118,8 @@ class _Wording:
         self._prompt = prompt if body.return_token_ids else None
         self._timing = timing if body.include_metrics else None
         self._show_usage = bool(options and options.include_usage)
+        if body.service_tier is not None:
+            self._head["service_tier"] = "default"
         self._show_usage_always = bool(options and options.continuous_usage_stats)
         self._begun: set[int] = set()
 

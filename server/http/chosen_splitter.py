@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..text.harmony.parser import primer
+from .notes import FormatNotes, HarmonyNotes, Notes, PlainNotes
 from .service import Service
-from .splitter import HarmonySplitter, Splitter
+from .splitter import HarmonySplitter, PlainSplitter, Splitter
 from .text_splitter import format_splitter
 
 
@@ -23,3 +24,19 @@ def chosen_splitter(
     if service.harmony:
         return HarmonySplitter(tokenizer, primer(tokenizer, prompt), functions, parallel_calls, service.count_repair)
     return format_splitter(tokenizer, service.format, prompt, functions, parallel_calls, skip_special_tokens)
+
+
+def chosen_notes(
+    service: Service,
+    prompt: list[int],
+    functions: Collection[str],
+    *,
+    parallel_calls: bool = True,
+    skip_special_tokens: bool = True,
+) -> Notes:
+    """The same, where it matters in which order things are said."""
+    tokenizer = service.tokenizer
+    if service.harmony:
+        return HarmonyNotes(tokenizer, primer(tokenizer, prompt), functions, parallel_calls, service.count_repair)
+    splitter = format_splitter(tokenizer, service.format, prompt, functions, parallel_calls, skip_special_tokens)
+    return PlainNotes(tokenizer, skip_special_tokens) if isinstance(splitter, PlainSplitter) else FormatNotes(splitter)

@@ -24,6 +24,7 @@ from .sampling import (
     sampling_params,
     spelled_bad_words,
     submits,
+    telling_ignored,
     truncated,
 )
 from .schema.completions import CompletionRequest
@@ -75,7 +76,8 @@ def router(service: Service, config: HttpConfig) -> APIRouter:
         generation = Generation(service, choices, form.param if form else None)
         wording = _Wording(identity, config.served_model_names[0], body, service, prompts, shown, generation.timing)
         events = wording if body.stream else None
-        return await answer(request, generation, events, wording.whole, config.send_timeout)
+        answered = await answer(request, generation, events, wording.whole, config.send_timeout)
+        return telling_ignored(answered, body)
 
     return routes
 

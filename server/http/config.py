@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from ..batch.config import BatchConfig
 
 MIN_KEY_LENGTH = 8
+MAX_API_SERVERS = 64
 MAX_NAME = 4096  # characters: by default it is the model's path
 
 
@@ -22,6 +23,7 @@ class HttpConfig:
     served_model_names: tuple[str, ...]  # the first one is what answers carry
     host: str = "127.0.0.1"
     port: int = 8000
+    api_servers: int = 1  # front-end processes
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     no_auth: bool = False
     keys_file: str | None = None  # keys with names and limits, instead of `api_keys`
@@ -54,6 +56,8 @@ class HttpConfig:
             raise ValueError("--host must not be empty")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
+        if not 1 <= self.api_servers <= MAX_API_SERVERS:
+            raise ValueError(f"--api-servers must be between 1 and {MAX_API_SERVERS}, got {self.api_servers}")
         for key in self.api_keys:
             if len(key) < MIN_KEY_LENGTH or not all("!" <= char <= "~" for char in key):
                 raise ValueError(

@@ -14,8 +14,11 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 encode_json = msgspec.json.encode
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _CODES = {
     404: "unknown_url",
@@ -89,7 +92,8 @@ def install(app: FastAPI) -> None:
         if error.status_code == 404:
             message = "There is no such route; /openapi.json lists those there are."
         elif error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "another method")
+            allowed = _methods(request)
+            error.headers = {"allow": allowed}
             message = f"This route does not take {request.method[:16]}; it takes {allowed}."
         else:
             message = HTTPStatus(error.status_code).phrase
@@ -97,3 +101,12 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, on_http_exception)
+
+
+def _methods(request: Request) -> str:
+    """What the path takes, all its routes together: the router names but those of the first."""
+    routes = request.app.routes
+    asked = ((method, {**request.scope, "method": method}) for method in sorted(METHODS))
+    return ", ".join(
+        method for method, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    )

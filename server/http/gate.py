@@ -6,20 +6,20 @@ import math
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..fair.keyring import Keyring
+from ..fair.refusals import draining
+from ..fair.ring import Keys
 from ..fair.tenant import CALLER, Caller, Tenant
-from .errors import ApiError, bad_request, unavailable
+from .errors import ApiError, bad_request
 from .middleware import OPEN_PATHS, bearer_key, unknown_key
 
 TIMEOUT_HEADER = "x-request-timeout"
 MAX_TIMEOUT = 86_400.0
-DRAIN_RETRY = 30
 
 
 class Gate:
     """Each POST counts as a request of its key, but for the admin's; what it costs in tokens is `FairClient`'s."""
 
-    def __init__(self, app: ASGIApp, keys: Keyring) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app
         self._keys = keys
 
@@ -32,16 +32,16 @@ class Gate:
         try:
             tenant = self._counted(scope)
             if tenant is not None:
-                caller = tenant.enter(self._deadline(scope))
+                caller = await self._keys.enter(tenant, self._deadline(scope))
         except ApiError as refusal:
-            await refusal.response()(scope, receive, _with_limits(send, tenant))
+            await refusal.response()(scope, receive, self._with_limits(send, tenant))
             return
         if caller is None:
             await self._app(scope, receive, send)
             return
         token = CALLER.set(caller)
         try:
-            await self._app(scope, receive, _with_limits(send, tenant))
+            await self._app(scope, receive, self._with_limits(send, tenant))
         finally:
             CALLER.reset(token)
             caller.drop()
@@ -51,7 +51,7 @@ class Gate:
         path = scope["path"]
         if path in OPEN_PATHS:
             if path == "/ready" and self._keys.draining:
-                raise _draining()
+                raise draining()
             return None
         key = bearer_key(scope)
         tenant = None if key is None else self._keys.find(key)
@@ -63,11 +63,7 @@ class Gate:
             if not tenant.spec.admin:
                 raise ApiError(403, "This route wants an admin key.", code="admin_key_required")
             return None
-        if scope["method"] != "POST":
-            return None
-        if self._keys.draining:
-            raise _draining()
-        return tenant
+        return tenant if scope["method"] == "POST" else None
 
     def _deadline(self, scope: Scope) -> float | None:
         given = [value for name, value in scope["headers"] if name == TIMEOUT_HEADER.encode()]
@@ -81,19 +77,14 @@ class Gate:
             raise bad_request(f"{TIMEOUT_HEADER}: seconds, above 0 to {MAX_TIMEOUT:g}, once", TIMEOUT_HEADER)
         return self._keys.clock() + seconds
 
+    def _with_limits(self, send: Send, tenant: Tenant | None) -> Send:
+        """`send`, with what is left of the tenant's limits when the answer begins."""
+        if tenant is None:
+            return send
 
-def _with_limits(send: Send, tenant: Tenant | None) -> Send:
-    """`send`, with what is left of the tenant's limits when the answer begins."""
-    if tenant is None:
-        return send
+        async def send_with_limits(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *await self._keys.headers(tenant)]
+            await send(message)
 
-    async def send_with_limits(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), *tenant.headers]
-        await send(message)
-
-    return send_with_limits
-
-
-def _draining() -> ApiError:
-    return unavailable("This server is being emptied and takes no new requests.", "draining", DRAIN_RETRY)
+        return send_with_limits

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from ... import __version__
 from ..metrics import CONTENT_TYPE
@@ -29,15 +33,17 @@ def router(service: Service) -> APIRouter:
 
     async def metrics() -> Response:
         """Prometheus' text format."""
-        return Response(service.metrics.render(), media_type=CONTENT_TYPE)
+        return Response(await service.metrics.scrape(), media_type=CONTENT_TYPE)
 
-    for path, route in (
-        ("/health", health),
-        ("/ping", health),
-        ("/ready", ready),
-        ("/version", version),
-        ("/metrics", metrics),
-    ):
-        routes.add_api_route(path, route, methods=["GET"], operation_id=path[1:], response_model=None)
-        routes.add_api_route(path, route, methods=["HEAD"], include_in_schema=False, response_model=None)
+    kinds: tuple[tuple[str, Callable[..., Any], type[Response]], ...] = (
+        ("/health", health, Response),
+        ("/ping", health, Response),
+        ("/ready", ready, Response),
+        ("/version", version, JSONResponse),
+        ("/metrics", metrics, PlainTextResponse),
+    )
+    for path, route, kind in kinds:
+        shown: dict[str, Any] = {"operation_id": path[1:], "response_class": kind, "response_model": None}
+        routes.add_api_route(path, route, methods=["GET"], **shown)
+        routes.add_api_route(path, route, methods=["HEAD"], include_in_schema=False, **shown)
     return routes

@@ -8,13 +8,12 @@ from fastapi import APIRouter, Request, Response
 
 from ..messages.answer import MENDED, Answer, Shown
 from ..messages.conversation import chat_request
-from ..messages.order import Order
 from ..messages.schema import CountTokensRequest, MessagesRequest
 from ..messages.stream import MessageStream
 from ..text.offered_tools import OfferedTools
 from .body import read_model
 from .choice import Choice
-from .chosen_splitter import chosen_splitter
+from .chosen_splitter import chosen_notes
 from .config import HttpConfig
 from .errors import ApiError, bad_request, encode_json
 from .generation import Generation
@@ -23,7 +22,6 @@ from .prompts import render_chat
 from .sampling import check_common, sampling_params, submits
 from .schema.chat import ChatRequest
 from .service import Service
-from .splitter import PlainSplitter
 from .stream import answer
 from .structured import chat_form
 from .tools import offered_tools
@@ -43,8 +41,8 @@ def router(service: Service, config: HttpConfig) -> APIRouter:
         chat = chat_request(body, enable_thinking=not service.harmony)
         tools = offered_tools(chat, service)
         service.admit()
-        form = await chat_form(chat, tools, service)
         prompt = await _prompt(chat, tools, service)
+        form = await chat_form(chat, tools, service, prompt)
         limit = service.client.max_model_len
         if len(prompt) >= limit:
             raise _too_long(f"{len(prompt)} tokens > {limit - 1} maximum")
@@ -53,17 +51,15 @@ def router(service: Service, config: HttpConfig) -> APIRouter:
         params = sampling_params(chat, service, len(prompt), max_tokens, param="messages", logprobs=None)
         identity = f"msg_{uuid.uuid4().hex}"
         sequences = submits(identity, prompt, params, chat, service, form.grammar if form else None)
-        splitter = chosen_splitter(service, prompt, tools.names, parallel_calls=chat.parallel_tool_calls is not False)
-        order = None if isinstance(splitter, PlainSplitter) else Order(splitter)
-        choices = [Choice(0, sequences[0], order or splitter)]
-        generation = Generation(service, choices, form.param if form else None)
+        notes = chosen_notes(service, prompt, tools.names, parallel_calls=chat.parallel_tool_calls is not False)
+        generation = Generation(service, [Choice(0, sequences[0], notes)], form.param if form else None)
         said = Answer(
             identity,
             config.served_model_names[0],
             Usage(len(prompt), service.reasons),
             _shown(body),
             body.max_tokens > room,
-            order,
+            notes,
             service.count_repair,
         )
         if body.stream:

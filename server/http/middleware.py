@@ -17,12 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..metrics import Metrics
 from .config import HttpConfig
-from .errors import ApiError, internal_error, report, unavailable
+from .errors import METHODS, ApiError, internal_error, report, unavailable
 
 log = logging.getLogger("yardmaster.http")
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/ping", "/version", "/metrics", "/openapi.json"})
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/ping", "/version", "/metrics", "/openapi.json", "/docs"})
 
 _NOT_AN_ID = re.compile(rb"[^A-Za-z0-9._:-]+")
 _MAX_ID = 128
@@ -114,7 +113,8 @@ def bearer_key(scope: Scope) -> bytes | None:
 
 
 def unknown_key() -> ApiError:
-    message = "This server wants one of its API keys, as the header `Authorization: Bearer KEY`."
+    # OpenAI's first words: LiteLLM knows the error by them, not by its status.
+    message = "Incorrect API key provided, or none: this server wants one of its own, as `Authorization: Bearer KEY`."
     return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
 

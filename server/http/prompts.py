@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..text.lanes import Busy
 from ..text.messages_in import MessageError, plain_messages
 from ..text.template import TemplateError
-from .errors import bad_request
+from .errors import bad_request, unavailable
 from .schema.chat import Message, TemplateFields
 from .schema.structured import ResponseFormat
 from .service import Service
@@ -57,6 +58,8 @@ async def render_chat(
         raise bad_request(str(error), re.sub(r"\.(\d+)", r"[\1]", error.param)) from None
     except TemplateError as error:
         raise bad_request(str(error), "messages", "chat_template_error") from None
+    except Busy:
+        raise unavailable("Too many conversations are being rendered; try again.", "server_busy", 5) from None
     message = "This model has no chat template: it completes text, at /v1/completions."
     raise bad_request(message, "messages", "unsupported_model")
 

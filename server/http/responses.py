@@ -9,21 +9,24 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from ..database import NotFound
 from ..responses.chat_request import named, refuse_unknown
 from ..responses.maker import Maker
 from ..responses.resource import ACTIVE, Resource, encode_resource
+from ..responses.runs import Background
 from ..responses.schema import Conversation, ResponsesRequest
-from ..responses.store import OFF, NotFound, ResponseStore, StoreConfig
+from ..responses.store import OFF, ResponseStore, StoreConfig
 from .body import read_model
 from .config import HttpConfig
 from .errors import ApiError, bad_request
 from .openapi import json_body
 from .response_stream import ResponseStream, gone
 from .service import Service
-from .storage import Owner, after_of, limit_of
+from .storage import Owner, after_of, limit_of, query
 from .stream import unless
 
 DEFAULT_PAGE, MAX_PAGE = 20, 100  # OpenAI's
+OPEN_RESPONSES = "openresponses-version"  # the header of clients that go by that specification
 
 
 def open_store(path: str) -> ResponseStore | None:
@@ -31,9 +34,12 @@ def open_store(path: str) -> ResponseStore | None:
     return None if path == OFF else ResponseStore(StoreConfig(path))
 
 
-def router(service: Service, config: HttpConfig, owner: Owner, store: ResponseStore | None) -> APIRouter:
+def router(
+    service: Service, config: HttpConfig, owner: Owner, store: ResponseStore | None, runs: Background | None = None
+) -> APIRouter:
+    """`runs` over the same store, if others are to know them too."""
     routes = APIRouter(tags=["Responses"])
-    maker = Maker(service, config, store)
+    maker = Maker(service, config, store, runs)
 
     @routes.post("/v1/responses", openapi_extra=json_body(ResponsesRequest))
     async def create_response(request: Request) -> Response:
@@ -41,7 +47,7 @@ def router(service: Service, config: HttpConfig, owner: Owner, store: ResponseSt
         body = await read_model(request, ResponsesRequest, config)
         refuse_unknown(body)
         with named(body):
-            run, given = await maker.make(body, owner(request))
+            run, given = await maker.make(body, owner(request), OPEN_RESPONSES in request.headers)
         if body.background:
             started, noted = await maker.background(run, owner(request), given, bool(body.stream))
             return _json(started) if noted is None else ResponseStream(noted.read(0), _nothing, config.send_timeout)
@@ -65,7 +71,7 @@ def router(service: Service, config: HttpConfig, owner: Owner, store: ResponseSt
             tokens = await maker.count(body, owner(request))
         return {"object": "response.input_tokens", "input_tokens": tokens}
 
-    @routes.get("/v1/responses/{response_id}")
+    @routes.get("/v1/responses/{response_id}", openapi_extra=_AGAIN)
     async def retrieve_response(request: Request, response_id: str) -> Response:
         """A response as it stands. `stream` (true): the events of one that was created with it in the background,
 
@@ -105,7 +111,7 @@ def router(service: Service, config: HttpConfig, owner: Owner, store: ResponseSt
                 resource = await maker.kept(ResponseStore.cancel, owner(request), response_id)
         return _json(resource)
 
-    @routes.get("/v1/responses/{response_id}/input_items")
+    @routes.get("/v1/responses/{response_id}/input_items", openapi_extra=_LIST)
     async def list_input_items(request: Request, response_id: str) -> dict[str, Any]:
         """The items of a response's own `input`. `limit`, `order` (asc or desc), `after`."""
         order = request.query_params.get("order", "desc")
@@ -163,3 +169,14 @@ def _json(resource: Resource) -> Response:
 
 
 async def _nothing() -> None: ...
+
+
+_AGAIN = query(
+    ("stream", {"type": "string", "enum": ["true", "false"], "default": "false"}),
+    ("starting_after", {"type": "integer", "minimum": 0, "maximum": 999_999_999}),
+)
+_LIST = query(
+    ("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": DEFAULT_PAGE}),
+    ("order", {"type": "string", "enum": ["asc", "desc"], "default": "desc"}),
+    ("after", {"type": "string"}),
+)

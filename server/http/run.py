@@ -18,7 +18,7 @@ def uvicorn_config(app: FastAPI, config: HttpConfig) -> uvicorn.Config:
         host=config.host,
         port=config.port,
         loop="uvloop",
-        http=bounded_protocol(config.max_header_bytes, config.header_timeout),
+        http=bounded_protocol(config.max_header_bytes, config.header_timeout, config.send_timeout),
         ws="none",
         lifespan="off",
         log_level="error",  # its warnings are about what clients send: anyone could fill a disk with them

@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import msgspec
+from fastapi import Response
 
 from ...engine.messages import Submit
 from ...engine.sampling_params import SEED_LIMIT, SamplingParams
@@ -39,6 +40,13 @@ def check_common(body: Body, config: HttpConfig) -> None:
             raise bad_request(f"n: at most {config.max_sequences}, got {body.n}", "n")
         if body.include_metrics and (body.n or 1) > 1:
             raise bad_request("include_metrics: goes with one answer only", "include_metrics")
+
+
+def telling_ignored(response: Response, body: SamplingFields) -> Response:
+    """`response`, with the names of fields that it does nothing about."""
+    if ignored := body.ignored:
+        response.headers["x-ignored-fields"] = ", ".join(ignored)
+    return response
 
 
 def check_prompt_logprobs(logprobs: int | None, tokens: int, param: str) -> None:

@@ -21,7 +21,7 @@ from ..text.tokenizer import Tokenizer, TokenizerError
 from .errors import ApiError, bad_request, unavailable
 from .splitter import ALL_REPAIRS
 
-COMPILERS = 4  # grammars that are checked at once, each in a process of its own
+COMPILERS = 64  # threads; how much is done at once, GrammarChecks says
 SHORT_TEXT = 4096  # characters that are tokenized on the event loop: a thread would take longer to wake
 LONG_TEXT = 1 << 16  # characters from which it pays to ask first whether they can fit at all
 
@@ -112,7 +112,9 @@ class Service:
 
 
 def context_exceeded(limit: int, asked: str, param: str) -> ApiError:
-    message = f"This model's context is {limit} tokens; {asked}. Shorten the {param} or ask for fewer tokens."
+    # OpenAI's own words up to the semicolon: LiteLLM and agents know the error by them, not by its code.
+    length = f"This model's maximum context length is {limit} tokens"
+    message = f"{length}; {asked}. Shorten the {param} or ask for fewer tokens."
     return bad_request(message, param, "context_length_exceeded")
 
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 
 from ..batch.records import Batch, StoredFile
 from ..batch.store import NotFound, Refused
-from ..fair.keyring import Keyring
+from ..fair.ring import Keys
 from .config import HttpConfig
 from .errors import ApiError, bad_request
 from .middleware import bearer_key, unknown_key
@@ -19,10 +19,11 @@ from .middleware import bearer_key, unknown_key
 Owner = Callable[[Request], str]
 
 _STATUS = {"storage_full": 413, "too_many_batches": 429, "file_in_use": 409, "batch_over": 409}
+_NAMED = "name:"
 _METHODS = ["GET", "POST", "DELETE"]
 
 
-def owner_by_key(config: HttpConfig, keys: Keyring | None) -> Owner:
+def owner_by_key(config: HttpConfig, keys: Keys | None) -> Owner:
     """A key's files and batches are its own: a named key's go by the name, others by a digest. Without keys all are
     one owner's.
     """
@@ -36,9 +37,14 @@ def owner_by_key(config: HttpConfig, keys: Keyring | None) -> Owner:
         tenant = keys.find(key)
         if tenant is None:  # the keys file was read anew this moment
             raise unknown_key()
-        return "name:" + tenant.spec.name
+        return _NAMED + tenant.spec.name
 
     return owner
+
+
+def named_key(owner: str) -> str | None:
+    """The name of the key of a keys file that `owner` is, None for other owners."""
+    return owner.removeprefix(_NAMED) if owner.startswith(_NAMED) else None
 
 
 def switched_off(prefix: str) -> APIRouter:

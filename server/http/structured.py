@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...engine.sampling_params import StructuredOutputsParams
-from ..text.constraint import Constraint, ConstraintError
+from ..text.constraint import Constraint, ConstraintError, Speech
+from ..text.formats.reasoning import switched_off
+from ..text.harmony.grammar import HarmonySpeech
 from ..text.offered_tools import NO_TOOLS, OfferedTools
 from .errors import bad_request, unavailable
 from .schema.chat import ChatRequest
@@ -42,13 +44,11 @@ async def text_form(body: SamplingFields, service: Service) -> Form | None:
     return await _made(service, lambda: service.grammars.plain(constraint), param)
 
 
-async def chat_form(body: ChatRequest, tools: OfferedTools, service: Service) -> Form | None:
-    """Of an answer to a conversation, with the headers around it where the model speaks Harmony, and with the calls
+async def chat_form(body: ChatRequest, tools: OfferedTools, service: Service, prompt: Sequence[int]) -> Form | None:
+    """Of an answer to a conversation, behind its reasoning and with the calls that may be made instead.
 
-    that may be made instead; None where everything is free. Raises ApiError 400, naming the field.
+    All as the model words it behind `prompt`; None where everything is free. Raises ApiError 400, naming the field.
     """
-    if not service.harmony:
-        return await text_form(body, service)
     constraint, param = _asked(body)
     if tools.must_call and constraint is not None:
         if not param.startswith("response_format"):  # OpenAI's clients send that one along; it is about answers
@@ -56,16 +56,21 @@ async def chat_form(body: ChatRequest, tools: OfferedTools, service: Service) ->
         constraint = None
     if constraint is None and not tools.binding:
         return None
-    for name, wrong in (
-        ("continue_final_message", bool(body.continue_final_message)),
-        ("add_generation_prompt", body.add_generation_prompt is False),
-    ):
-        if wrong:
-            cause = "a forced call" if tools.must_call else "strict functions" if constraint is None else param
-            raise bad_request(f"{name}: with {cause} this model must begin its message itself", name)
-    calls, must_call = tools.calls, tools.must_call
+    goes_on = bool(body.continue_final_message) or body.add_generation_prompt is False
+    if goes_on and (service.harmony or constraint is None):
+        name = "continue_final_message" if body.continue_final_message else "add_generation_prompt"
+        cause = "a forced call" if tools.must_call else "strict functions" if constraint is None else param
+        raise bad_request(f"{name}: with {cause} this model must begin its message itself", name)
+    speech: Speech = HarmonySpeech()
+    if not service.harmony:
+        thinks = not goes_on and not switched_off(body.chat_template_kwargs or {})
+        speech = service.format.speech(service.tokenizer, prompt, thinks=thinks)
+    calls, must_call, several = tools.calls, tools.must_call, tools.several
     return await _made(
-        service, lambda: service.grammars.harmony(constraint, calls, must_call=must_call), param or "tools", tools
+        service,
+        lambda: service.grammars.chat(speech, constraint, calls, must_call=must_call, several=several),
+        param or "tools",
+        tools,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..text.offered_tools import OfferedTools, ToolsError
 from .errors import bad_request
-from .schema.chat import NamedChoice, TemplateFields
+from .schema.chat import ChatRequest, TemplateFields
 from .service import Service
 
 
@@ -18,11 +18,8 @@ def offered_tools(body: TemplateFields, service: Service) -> OfferedTools:
                 raise bad_request(message, name, "unsupported_parameter")
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools or []]
     try:
-        offered = OfferedTools.of(tools, choice.model_dump() if isinstance(choice, NamedChoice) else choice)
+        wanted = choice if choice is None or isinstance(choice, str) else choice.model_dump()
+        parallel = not isinstance(body, ChatRequest) or body.parallel_tool_calls is not False
+        return OfferedTools.of(tools, wanted, parallel)
     except ToolsError as error:
         raise bad_request(f"{error.param}: {error}", error.param) from None
-    if offered.binding and not service.harmony:
-        field = "tool_choice" if offered.must_call else "tools"
-        message = f"{field}: with this model only tool_choice auto and none, and functions that are not strict"
-        raise bad_request(message, field, "unsupported_parameter")
-    return offered

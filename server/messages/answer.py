@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
 
 from ..http.choice import Piece
+from ..http.notes import Notes, Said
 from ..http.splitter import CallDelta
 from ..http.usage import Usage
-from .order import Order, Part
 from .tool_input import ToolInput
 
 Shown = Literal["summarized", "omitted"]
@@ -27,8 +28,7 @@ class Answer:
     """The one answer to a request, in the order of its pieces: `first`, `chunks` for each, `last`; or `whole`.
 
     `thinking`: how it is shown; None leaves its blocks out. `context_bound`: the answer may only be as long as the
-    context leaves room for, which is less than was asked for. `order`: of what the pieces hold; without it, that is
-    text alone.
+    context leaves room for, which is less than was asked for. `notes`: of what the pieces hold, in its order.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Answer:
         usage: Usage,
         thinking: Shown | None,
         context_bound: bool,
-        order: Order | None,
+        notes: Notes,
         on_mended: Callable[[str], None],
     ) -> None:
         self._head = {"id": identity, "type": "message", "role": "assistant", "model": model}
@@ -46,8 +46,8 @@ class Answer:
         self._thinking = thinking
         self._context_bound = context_bound
         self._mended = on_mended
-        self._order = order
-        self._waiting: deque[Part] = deque()
+        self._notes = notes
+        self._waiting: deque[Said] = deque()
         self._index = 0  # of the open block, or of the next one
         self._open: str | None = None  # its type
         self._call = -1  # its place among the calls
@@ -64,11 +64,13 @@ class Answer:
         """What is new."""
         self._piece = piece
         self._usage.take(index, piece.completion_tokens, piece.reasoning_tokens)
-        for part in self._said(piece):
-            if part.call is not None:
-                yield from self._tool_use(part.call, part.text)
-            elif part.kind == "text" or self._thinking is not None:
-                yield from self._text(part.kind, part.text)
+        for said in self._said(piece):
+            if said.call is not None:
+                yield from self._tool_use(said.call, said.text)
+            elif said.kind != "reasoning":
+                yield from self._text("text", said.text)
+            elif self._thinking is not None:
+                yield from self._text("thinking", said.text)
         if piece.finish_reason is not None:
             if self._open is None and not self._index:  # clients look at the first block unasked
                 yield from self._begin("text", {"text": ""})
@@ -102,25 +104,21 @@ class Answer:
                         blocks[-1]["thinking"] += delta["thinking"]
         return {**self._head, "content": blocks, **self._reason(), "usage": self._counts()}
 
-    def _said(self, piece: Piece) -> Iterator[Part]:
+    def _said(self, piece: Piece) -> Iterator[Said]:
         """In order. Of the text only what the piece has: the rest may yet become a stop sequence, or was cut off."""
         text = piece.text
-        if self._order is None:
-            yield from [Part("text", [text])] if text else []
-            return
-        self._waiting += self._order.take()
+        self._waiting += self._notes.take()
         while self._waiting:
-            part = self._waiting[0]
-            if part.kind == "text":
-                said = part.text
-                certain, text = said[: len(text)], text[len(said) :]
+            said = self._waiting[0]
+            if said.kind in ("commentary", "final"):
+                certain, text = said.text[: len(text)], text[len(said.text) :]
                 if certain:
-                    yield Part("text", [certain])
-                if certain != said:
-                    part.texts = [said[len(certain) :]]
+                    yield replace(said, text=certain)
+                if certain != said.text:
+                    said.text = said.text[len(certain) :]
                     return
             else:
-                yield part
+                yield said
             self._waiting.popleft()
 
     def _text(self, kind: str, text: str) -> Iterator[dict[str, Any]]:

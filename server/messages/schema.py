@@ -32,12 +32,13 @@ _NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class TextBlock(_Strict):
     type: Literal["text"]
     text: Text
+    """The text."""
 
 
 class ThinkingBlock(_Strict):
@@ -45,7 +46,9 @@ class ThinkingBlock(_Strict):
 
     type: Literal["thinking"]
     thinking: Text
+    """What the model thought, as it came."""
     signature: Text | None = None
+    """Not looked at."""
 
 
 class RedactedThinkingBlock(_Strict):
@@ -53,6 +56,7 @@ class RedactedThinkingBlock(_Strict):
 
     type: Literal["redacted_thinking"]
     data: Text
+    """The model is not shown it."""
 
 
 class ToolUseBlock(_Strict):
@@ -60,14 +64,18 @@ class ToolUseBlock(_Strict):
 
     type: Literal["tool_use"]
     id: Name
+    """To which a result refers."""
     name: Annotated[str, Field(pattern=r"^\S{1,256}$")]
+    """The function."""
     input: dict[str, Any]
+    """What it was called with."""
 
 
 class OtherBlock(_Strict):
     """Anything else (image, document, …): refused by its `type`."""
 
     type: Annotated[str, Field(max_length=64)]
+    """Refused by this name."""
 
 
 def _tag(*kinds: str) -> Discriminator:
@@ -90,8 +98,11 @@ class ToolResultBlock(_Strict):
 
     type: Literal["tool_result"]
     tool_use_id: Name
+    """The call that it answers."""
     content: Text | PlainBlocks | None = None
+    """A text, or blocks of text."""
     is_error: bool | None = None
+    """The model reads `Error: ` before it."""
 
 
 Block = Annotated[
@@ -107,31 +118,44 @@ Block = Annotated[
 
 class Turn(_Strict):
     role: Literal["user", "assistant", "system"]
+    """Who speaks."""
     content: Text | Annotated[list[Block], Field(fail_fast=True, max_length=MAX_BLOCKS)]
+    """A text, or blocks."""
 
 
 class ClientTool(_Strict):
     """A function that the model may call, and the client runs."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+    """Letters, digits, `_`, `.` and `-`."""
     type: Annotated[str, Field(max_length=64)] | None = None
+    """None, or `custom`."""
     description: Text | None = None
+    """What it does: the model reads this."""
     input_schema: dict[str, Any] | None = Field(None, description="A JSON schema.")
     input_examples: Annotated[list[dict[str, Any]], Field(max_length=32)] | None = None
+    """Shown to the model."""
     strict: bool | None = None
+    """Holds the input to the schema, whatever the model would write."""
     defer_loading: bool | None = None
+    """Not looked at."""
 
 
 class ToolUseChoice(_Strict):
     type: Literal["auto", "any", "tool", "none"]
+    """Whether, and which, a tool must be called."""
     name: Name | None = Field(None, description="With `tool`: the one that must be called.")
     disable_parallel_tool_use: bool | None = None
+    """True: one call at most."""
 
 
 class Thinking(_Strict):
     type: Literal["enabled", "disabled", "adaptive"]
+    """Whether thinking is shown."""
     budget_tokens: Annotated[int, Field(ge=MIN_BUDGET, le=MAX_TOKENS)] | None = None
+    """Told to the model as an effort: low, medium or high."""
     display: Literal["summarized", "omitted"] | None = None
+    """The thinking as it is, or none of it."""
 
 
 class OutputFormat(_Strict):
@@ -141,7 +165,9 @@ class OutputFormat(_Strict):
 
 class OutputConfig(_Strict):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    """How much the model thinks."""
     format: OutputFormat | None = None
+    """The form of the answer."""
 
 
 class CountTokensRequest(Body):
@@ -149,11 +175,17 @@ class CountTokensRequest(Body):
 
     model: ModelName = Field(description="One of /v1/models.")  # type: ignore[assignment]
     messages: Annotated[list[Turn], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+    """The conversation. When the last is the assistant's, the answer goes on where it ends."""
     system: Text | PlainBlocks | None = None
+    """Comes first in the prompt."""
     tools: Annotated[list[ClientTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    """Functions that the model may call."""
     tool_choice: ToolUseChoice | None = None
+    """`auto` unless told otherwise."""
     thinking: Thinking | None = None
+    """Whether thinking is shown, and how much of it there is."""
     output_config: OutputConfig | None = None
+    """Effort, and the form of the answer."""
 
     def not_offered(self) -> str | None:
         for name, value in (self.model_extra or {}).items():
@@ -166,10 +198,18 @@ class MessagesRequest(CountTokensRequest):
     """What is not given is taken from the checkpoint's generation_config.json."""
 
     max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+    """Thinking and answer together."""
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    """0 takes the likeliest token always."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Only the likeliest tokens that together have this probability."""
     top_k: Annotated[int, Field(ge=0, le=MAX_TOP_K)] | None = None
+    """Only so many of the likeliest tokens; 0: all."""
     stop_sequences: Annotated[list[StopText], Field(fail_fast=True, max_length=MAX_STOP)] | None = None
+    """Looked for in the answer, not in thinking or calls."""
     stream: bool | None = False
+    """Server-sent events as the answer comes."""
     metadata: Annotated[dict[str, Any], Field(max_length=64)] | None = None
+    """Without effect."""
     service_tier: Literal["auto", "standard_only"] | None = None
+    """Without effect."""

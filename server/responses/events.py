@@ -9,17 +9,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import Any
+from typing import Any, Literal
 
 from ...engine.messages import TokenLogprob
 from ..http.choice import Piece
 from ..http.errors import ApiError
+from ..http.notes import Kind, Said
 from .items import Kept, new_id, seal
 from .resource import Resource, ended, usage
-from .said import Kind, Said
 
 Event = dict[str, Any]
 Logprobs = Callable[[Iterable[TokenLogprob]], list[dict[str, Any]]]
+ReasoningName = Literal["reasoning_text", "reasoning"]
+"""What the events of reasoning are named by: OpenAI's word, and Open Responses'."""
 
 
 @dataclass(slots=True)
@@ -37,14 +39,22 @@ class Narrator:
     """Of one response. Events are to be encoded as they come: they share what they hold with the resource.
 
     `logprobs` words those of the answer's tokens, where they were asked for. `sealed`: reasoning goes out as
-    `encrypted_content` too.
+    `encrypted_content` too. `reasoning`: the name of its events.
     """
 
-    def __init__(self, resource: Resource, prompt_tokens: int, logprobs: Logprobs | None, sealed: bool) -> None:
+    def __init__(
+        self,
+        resource: Resource,
+        prompt_tokens: int,
+        logprobs: Logprobs | None,
+        sealed: bool,
+        reasoning: ReasoningName = "reasoning_text",
+    ) -> None:
         self.resource = resource
         self._prompt_tokens = prompt_tokens
         self._logprobs = logprobs
         self._sealed = sealed
+        self._reasoning = reasoning
         self._numbers = count()
         self._open: _Open | None = None
         self._untold: list[dict[str, Any]] = []  # logprobs of half a character, whose other half is yet to come
@@ -120,7 +130,7 @@ class Narrator:
                 "function_call_arguments.delta", item_id=open.item["id"], output_index=self._index, delta=text
             )
         if open.kind == "reasoning":
-            return self._event("reasoning_text.delta", **self._place(open.item), delta=text)
+            return self._event(f"{self._reasoning}.delta", **self._place(open.item), delta=text)
         logprobs, self._untold = self._untold, []
         open.logprobs += logprobs
         return self._event("output_text.delta", **self._place(open.item), delta=text, logprobs=logprobs)
@@ -140,7 +150,7 @@ class Narrator:
             )  # fmt: skip
         else:
             if open.kind == "reasoning":
-                yield self._event("reasoning_text.done", **place, text=text)
+                yield self._event(f"{self._reasoning}.done", **place, text=text)
             else:
                 yield self._event("output_text.done", **place, text=text, logprobs=open.logprobs)
             part = self._part(open, text)

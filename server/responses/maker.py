@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..database import NotFound
 from ..http.choice import Choice
-from ..http.chosen_splitter import chosen_splitter
+from ..http.chosen_splitter import chosen_notes
 from ..http.config import HttpConfig
 from ..http.errors import bad_request, report
 from ..http.generation import Generation
@@ -21,17 +22,15 @@ from ..http.prompts import render_chat
 from ..http.sampling import check_common, sampling_params, submits
 from ..http.schema.chat import ChatRequest
 from ..http.service import Service
-from ..http.splitter import PlainSplitter
 from ..http.structured import chat_form
 from ..http.tools import offered_tools
 from .chat_request import chat_request, name_of
-from .events import Narrator
+from .events import Narrator, ReasoningName
 from .items import Kept, check_calls, listed, new_id, references
 from .resource import Resource, new_resource
 from .runs import Background, Noted, Run
-from .said import FormatNotes, HarmonyNotes, Notes, PlainNotes
 from .schema import Conversation, ResponsesRequest
-from .store import NotFound, NotUsable, ResponseStore
+from .store import NotUsable, ResponseStore
 
 log = logging.getLogger("yardmaster.http")
 
@@ -41,31 +40,43 @@ EFFORT = "medium"  # of a Harmony model that is told none
 class Maker:
     """From a checked body to a run, and from there to an answer."""
 
-    def __init__(self, service: Service, config: HttpConfig, store: ResponseStore | None) -> None:
-        self.runs = None if store is None else Background(store)
+    def __init__(
+        self, service: Service, config: HttpConfig, store: ResponseStore | None, runs: Background | None = None
+    ) -> None:
+        self.runs = runs if runs is not None or store is None else Background(store)
         self._service = service
         self._config = config
         self._store = store
 
-    async def make(self, body: ResponsesRequest, owner: str) -> tuple[Run, list[Kept]]:
-        """A run whose generation has started, and its own input items. Raises ApiError."""
+    async def make(self, body: ResponsesRequest, owner: str, open_responses: bool) -> tuple[Run, list[Kept]]:
+        """A run whose generation has started, and its own input items. Raises ApiError.
+
+        `open_responses`: the client wants that specification's names where OpenAI's differ.
+        """
         service = self._service
         chat, given = await self._chat(body, owner)
         stores = self._check(body)
         tools = offered_tools(chat, service)
         service.admit()
-        form = await chat_form(chat, tools, service)
         prompt = await render_chat(chat, chat.messages, service, tools.shown)
+        form = await chat_form(chat, tools, service, prompt)
         top = (body.top_logprobs or 0) if body.logprobs else None
         params = sampling_params(chat, service, len(prompt), body.max_output_tokens, param="input", logprobs=top)
         identity = new_id("resp")
         submit = submits(identity, prompt, params, chat, service, None if form is None else form.grammar)[0]
-        notes = self._notes(prompt, tools.names, chat.parallel_tool_calls is not False, params.skip_special_tokens)
+        notes = chosen_notes(
+            service,
+            prompt,
+            tools.names,
+            parallel_calls=chat.parallel_tool_calls is not False,
+            skip_special_tokens=params.skip_special_tokens,
+        )
         effort = EFFORT if service.harmony else None
         model, now = self._config.served_model_names[0], int(time.time())
         resource = new_resource(identity, body, params, model, effort, stores, now)
         logprobs = None if top is None else lambda tokens: chat_logprobs(service.tokenizer, tokens, top)["content"]
-        narrator = Narrator(resource, len(prompt), logprobs, body.sealed)
+        reasoning: ReasoningName = "reasoning" if open_responses else "reasoning_text"
+        narrator = Narrator(resource, len(prompt), logprobs, body.sealed, reasoning)
 
         async def keep(resource: Resource) -> None:
             await self._keep(resource, given, owner)
@@ -76,15 +87,6 @@ class Maker:
         run = Run(Generation(service, [Choice(0, submit, notes)], param), notes, narrator, keep)
         await run.generation.start()
         return run, given
-
-    def _notes(self, prompt: list[int], functions: Collection[str], parallel: bool, skips: bool) -> Notes:
-        service = self._service
-        if service.harmony:
-            return HarmonyNotes(service.tokenizer, (), functions, parallel, service.count_repair)
-        splitter = chosen_splitter(service, prompt, functions, parallel_calls=parallel, skip_special_tokens=skips)
-        if isinstance(splitter, PlainSplitter):
-            return PlainNotes(service.tokenizer, skips)
-        return FormatNotes(splitter)
 
     async def count(self, body: Conversation, owner: str) -> int:
         """Tokens of the prompt. Raises ApiError."""

@@ -9,7 +9,7 @@ from typing import Any
 from ...engine.sampling_params import SamplingParams
 from ..http.choice import Piece
 from ..http.errors import ApiError, encode_json
-from .schema import ResponsesRequest, TextConfig
+from .schema import JsonSchemaFormat, ResponsesRequest, TextConfig, TextFormat
 
 Resource = dict[str, Any]
 
@@ -119,8 +119,11 @@ def encode_resource(resource: Mapping[str, Any]) -> bytes:
 
 
 def _text(config: TextConfig | None) -> dict[str, Any]:
-    format = None if config is None or config.format is None else config.format.model_dump(exclude_none=True)
-    return {"format": format or {"type": "text"}, "verbosity": "medium"}
+    format = TextFormat(type="text") if config is None or config.format is None else config.format
+    told = format.model_dump()
+    if isinstance(format, JsonSchemaFormat):
+        told["strict"] = bool(format.strict)
+    return {"format": told, "verbosity": "medium"}
 
 
 def _choice(request: ResponsesRequest) -> Any:

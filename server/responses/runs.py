@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from ..http.choice import Piece
 from ..http.errors import ApiError, internal_error, report, unavailable
 from ..http.generation import Generation
+from ..http.notes import Notes
 from .events import Event, Narrator
 from .resource import Resource, encode_resource
-from .said import Notes
 from .store import LEASE, ResponseStore
 
 log = logging.getLogger("yardmaster.http")
@@ -149,6 +149,10 @@ class Background:
         if self._renewing is None or self._renewing.done():
             self._renewing = asyncio.create_task(self._renew())
         return noted
+
+    def holds(self, identity: str) -> bool:
+        """Whether more is known of it here than its row in the store."""
+        return identity in self._running or identity in self._noted
 
     def resource(self, identity: str) -> Resource | None:
         """A response that runs here, as it stands."""

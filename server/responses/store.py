@@ -10,28 +10,22 @@ is gone and the response has failed. So several processes may share the file.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
+from ..database import MEMORY, Database, NotFound
 from .items import Kept
 from .resource import ACTIVE, Resource, lost
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 log = logging.getLogger("yardmaster.http")
 
-MEMORY = ":memory:"
 OFF = "off"
 LEASE = 30.0  # seconds
 
@@ -80,10 +74,6 @@ class StoreConfig:
                 raise ValueError(f"{name} of the response store must be above 0, got {getattr(self, name)}")
 
 
-class NotFound(LookupError):
-    """There is no such response, or it is another owner's: who asks cannot tell which."""
-
-
 class NotUsable(RuntimeError):
     """The response is there and cannot be gone on from. `code` is for programs, the message for people."""
 
@@ -106,29 +96,21 @@ class ResponseStore:
                 path = Path(config.path)
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # conversations are nobody else's
-            self._db = sqlite3.connect(
-                config.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            self._db.row_factory = sqlite3.Row
-            self._prepare()
+            self._db = Database(
+                config.path, _SCHEMA, _VERSION, patience=_BUSY_SECONDS, thread="response-store",
+                # A crash of the machine may cost the last answers; what was deleted is gone.
+                pragmas=["synchronous = NORMAL", "secure_delete = ON"],
+            )  # fmt: skip
         except (OSError, sqlite3.Error) as error:
             raise ValueError(f"--response-store {config.path}: {error}") from None
-        self._thread = ThreadPoolExecutor(1, "response-store")
-
-    async def run(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`verb(*args)` in the store's thread, after all that was asked of it before."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: verb(*args, **kwargs))
-
-    def close(self) -> None:
-        """Once what was asked of it is done."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        self._db.close()
+        self.run = self._db.run
+        self.close = self._db.close
 
     def add(self, owner: str, resource: Resource, given: Sequence[Kept]) -> None:
         """Keep a response with its input items. One that is not over is leased."""
         now = self.clock()
         texts = json.dumps(given), json.dumps(resource)
-        with self._transaction():
+        with self._db.transaction():
             self._make_room(now)
             self._db.execute(
                 "INSERT INTO responses VALUES"
@@ -146,7 +128,7 @@ class ResponseStore:
         """How a background response ended; False where it was deleted or cancelled meanwhile."""
         text = json.dumps(resource)
         size = len(text) + _ITEM_BYTES * len(resource["output"])
-        with self._transaction():
+        with self._db.transaction():
             changed = self._db.execute(
                 f"UPDATE responses SET status = ?, resource = ?, lease = NULL, size = size + ? "
                 f"WHERE id = ? AND owner = ? AND status IN {ACTIVE}",
@@ -167,13 +149,13 @@ class ResponseStore:
 
     def delete(self, owner: str, identity: str) -> None:
         """Conversations that go back over it cannot be gone on with. Raises NotFound."""
-        with self._transaction():
+        with self._db.transaction():
             self._row(owner, identity)
             self._drop([identity])
 
     def cancel(self, owner: str, identity: str) -> Resource:
         """Raises NotFound. What is over stays as it is."""
-        with self._transaction():
+        with self._db.transaction():
             resource = self._resource(self._row(owner, identity))
             if resource["status"] in ACTIVE:
                 resource["status"] = "cancelled"
@@ -235,7 +217,7 @@ class ResponseStore:
     def renew(self, identities: Collection[str]) -> set[str]:
         """Go on holding these; which of them still are to be worked on."""
         held = set()
-        with self._transaction():
+        with self._db.transaction():
             for identity in identities:
                 changed = self._db.execute(
                     f"UPDATE responses SET lease = ? WHERE id = ? AND status IN {ACTIVE}",
@@ -285,30 +267,6 @@ class ResponseStore:
     def _drop(self, identities: Sequence[str]) -> None:
         self._db.executemany("DELETE FROM items WHERE response = ?", [(each,) for each in identities])
         self._db.executemany("DELETE FROM responses WHERE id = ?", [(each,) for each in identities])
-
-    def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")  # a crash of the machine may cost the last answers
-        self._db.execute("PRAGMA secure_delete = ON")
-        with self._transaction():
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise sqlite3.DatabaseError(f"made by another version of Yardmaster (format {version})")
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
 
 def _size(texts: Sequence[str], items: int) -> int:

@@ -1,8 +1,8 @@
 """From what a request asks of its answer's form to a grammar for the engine, in llguidance's Lark dialect.
 
-A `Constraint` is the form of the answer's text. Around it stands what the model writes beside it: for a Harmony model
-the headers of its messages, and the reasoning before the answer, are part of the grammar, so that none of them can be
-malformed. Everything a user brought is checked here, before the engine sees it.
+A `Constraint` is the form of the answer's text. Around it stands what the model writes beside it, which its `Speech`
+knows: reasoning before the answer, calls in its place, the headers of Harmony's messages. All of that is part of the
+grammar, so that none of it can be malformed. Everything a user brought is checked here, before the engine sees it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from threading import Lock
+from typing import Any, Literal, Protocol
 
 from ...engine.sampling_params import StructuredOutputsParams
+from .formats.rules import Offered
 
 MAX_GRAMMAR_BYTES = 1 << 18
 MAX_CHOICES = 4096
@@ -24,6 +26,8 @@ ANY_OBJECT = {"type": "object"}
 _ESCAPES = re.compile(r"\\.|[/\n\r]", re.DOTALL)  # of a regular expression: what is escaped already stays as it is
 _ESCAPED = {"/": "\\/", "\n": "\\n", "\r": "\\r", "\\\n": "\\n", "\\\r": "\\r"}
 _DEPTH = 128  # of a schema; llguidance's own reader of JSON takes little more
+
+_CONVERTING = Lock()  # of llama.cpp's notation: Python that works for up to a second; several would stop all else
 
 Kind = Literal["json_schema", "json_object", "regex", "choice", "grammar"]
 
@@ -41,6 +45,10 @@ class ConstraintError(ValueError):
     def __init__(self, message: str, call: int | None = None) -> None:
         super().__init__(message)
         self.call = call
+
+
+class TookLong(ConstraintError):
+    """It may be right, but nobody will know in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,58 +95,61 @@ class Call:
     strict: bool = True
 
 
+class Speech(Protocol):
+    """How a model words what it says, around and beside an answer, behind one prompt."""
+
+    @property
+    def name(self) -> str:
+        """Of this one among all that one model may have."""
+
+    def grammar(self, answer: str | None, calls: Sequence[Offered], must_call: bool, several: bool) -> str:
+        """`answer`: a rule that the answer follows, None where any text is one. With `must_call` there is no answer but
+
+        calls. `several`: more than one call may be made at once.
+        """
+
+
 def plain_grammar(constraint: Constraint, check: Check | None = None) -> str:
     """The whole output is the answer. `check` is `check_here` by default. Raises ConstraintError."""
     return _checked(f"start: {_body(constraint)}", check or check_here)
 
 
-def harmony_grammar(
+def chat_grammar(
+    speech: Speech,
     constraint: Constraint | None,
     calls: Sequence[Call] = (),
     *,
     must_call: bool = False,
+    several: bool = True,
     check: Check | None = None,
 ) -> str:
-    """What follows `<|start|>assistant`: reasoning and preambles, then the answer or one of the calls.
-
-    `constraint` None: any text is an answer. With `must_call` nothing but a call is. Preambles are part of what the
-    user is shown: there is none before an answer of a given form. Raises ConstraintError.
-    """
+    """What a model says next in a conversation. `constraint` None: any text is an answer. Raises ConstraintError."""
     check = check or check_here
-    rules = [
-        'thought: <|channel|> "analysis" said',
-        'preamble: <|channel|> "commentary" said',
-        'said: <|message|> text <|end|> <|start|> "assistant"',
-        r"text: /(?s:.*)/",
-    ]
-    ways = []
-    if not must_call:
-        body = "text" if constraint is None else "body"
-        rules.append(f'answer: <|channel|> "final" <|message|> {body}')
-        ways.append(f"{'(thought | preamble)*' if constraint is None else 'thought*'} answer")
-        if constraint is not None:
-            rules.append(f"body: {_body(constraint)}")
-            _checked(f"start: {_body(constraint)}", check)
+    if must_call and not calls:
+        raise ConstraintError("a call is required, and there is no function to call")
+    rules: list[str] = []
+    answer = None
+    if constraint is not None and not must_call:
+        answer = _body(constraint)
+        _checked(f"start: {answer}", check)
+        rules.append(f"form: {answer}")
+    offered = []
     for place, call in enumerate(calls):
         try:
-            arguments = _arguments(call, check)
+            rules.append(f"arguments{place}: {_arguments(call, check)}")
         except ConstraintError as error:
             raise ConstraintError(str(error), place) from None
-        header = f'<|channel|> {json.dumps(f"commentary to=functions.{call.name} ")} <|constrain|> "json" <|message|>'
-        rules.append(f"call{place}: {header} {arguments} <|call|>")
-    if calls:
-        ways.append(f"(thought | preamble)* ({' | '.join(f'call{place}' for place in range(len(calls)))})")
-    if not ways:
-        raise ConstraintError("a call is required, and there is no function to call")
-    return _bounded("\n".join([f"start: {' | '.join(ways)}", *rules]))
+        offered.append(Offered(call.name, f"arguments{place}"))
+    said = speech.grammar("form" if answer is not None else None, offered, must_call, several)
+    return _bounded("\n".join([said, *rules]))
 
 
 def _arguments(call: Call, check: Check) -> str:
     try:
         arguments = _json(call.parameters or ANY_OBJECT)
         _checked(f"start: {arguments}", check)
-    except ConstraintError:
-        if call.strict:
+    except ConstraintError as error:
+        if call.strict or isinstance(error, TookLong):  # a hundred functions could take that long, each of them
             raise
         arguments = _json(ANY_OBJECT)
     return arguments
@@ -189,11 +200,14 @@ def _lark(text: Any) -> str:
     if not isinstance(text, str) or not text.strip():
         raise ConstraintError("the grammar must be a text that is not empty")
     if "::=" in text:
-        from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
+        from llguidance.gbnf_to_lark import gbnf_to_lark
 
         try:
-            text = gbnf_to_lark(_bounded(text))
-        except (GbnfToLarkError, RecursionError) as error:
+            with _CONVERTING:
+                text = gbnf_to_lark(_bounded(text))
+        except ConstraintError:
+            raise
+        except Exception as error:  # it raises bare ones too
             raise ConstraintError(f"the grammar cannot be read: {_first_line(str(error))}") from None
     return _bounded(text)
 
@@ -211,8 +225,8 @@ def _checked(grammar: str, check: Check) -> str:
     wrong, messages = check(_bounded(grammar))
     if wrong:
         raise ConstraintError(_first_line(messages[0]))
-    if any("<special_token>" in message for message in messages):
-        raise ConstraintError("it names special tokens, which are not for a request to use")
+    if any("no tokenizer" in message for message in messages):
+        raise ConstraintError("it names special tokens, or tokens by id, which are not for a request to use")
     return grammar
 
 

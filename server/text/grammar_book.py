@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
 
-from .constraint import Call, Check, Constraint, ConstraintError, check_here, harmony_grammar, plain_grammar
+from .constraint import Call, Check, Constraint, ConstraintError, Speech, chat_grammar, check_here, plain_grammar
 
 KEPT = 256
 KEPT_CHARACTERS = 1 << 16  # of one; a larger one is made again
@@ -27,12 +27,21 @@ class GrammarBook:
         """See `plain_grammar`. Raises ConstraintError."""
         return self._grammar(["plain", _form(constraint)], lambda: plain_grammar(constraint, self._check))
 
-    def harmony(self, constraint: Constraint | None, calls: Sequence[Call] = (), *, must_call: bool = False) -> str:
-        """See `harmony_grammar`. Raises ConstraintError."""
+    def chat(
+        self,
+        speech: Speech,
+        constraint: Constraint | None,
+        calls: Sequence[Call] = (),
+        *,
+        must_call: bool = False,
+        several: bool = True,
+    ) -> str:
+        """See `chat_grammar`. All speeches are one model's. Raises ConstraintError."""
         form = None if constraint is None else _form(constraint)
-        question = ["harmony", form, [(call.name, call.parameters, call.strict) for call in calls], must_call]
+        asked = [(call.name, call.parameters, call.strict) for call in calls]
         return self._grammar(
-            question, lambda: harmony_grammar(constraint, calls, must_call=must_call, check=self._check)
+            ["chat", speech.name, form, asked, must_call, several],
+            lambda: chat_grammar(speech, constraint, calls, must_call=must_call, several=several, check=self._check),
         )
 
     def _grammar(self, question: Any, make: Callable[[], str]) -> str:

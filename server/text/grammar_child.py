@@ -2,7 +2,7 @@
 
 A few lines of JSON schema can ask for years of work or overflow the stack, and a compiler cannot be interrupted: here
 the kernel ends the process by an alarm, and refuses it memory beyond a limit. The stack is a part of what an engine's
-threads have, so that what passes here does not overflow there. Frames are an 8-byte length and JSON: first this side
+threads have, so that what passes here does not overflow there. Frames hold JSON: first this side
 sends {}; then each grammar, a string, gets [whether it is wrong, messages].
 """
 
@@ -18,7 +18,7 @@ import threading
 
 from llguidance import LLMatcher
 
-from .render_child import receive, send
+from .frames import receive, send
 
 STACK_BYTES = 2 << 20
 

@@ -42,6 +42,9 @@ def _plain(message: Mapping[str, Any], path: str, count: JsonCount | None) -> di
         plain["content"] = "\n".join(_text(part, f"{path}.content.{place}") for place, part in enumerate(content))
     elif content is not None and not isinstance(content, str):
         raise MessageError("content must be a string or a list of text parts", f"{path}.content")
+    refusal = plain.get("refusal")
+    if plain.get("role") == "assistant" and not plain.get("content") and isinstance(refusal, str):
+        plain["content"] = refusal  # templates know of none
     calls = plain.get("tool_calls")
     if calls is not None:
         if not isinstance(calls, Sequence) or isinstance(calls, str):

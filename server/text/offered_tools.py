@@ -31,9 +31,19 @@ class Named(msgspec.Struct, frozen=True):
     name: str
 
 
-class NamedChoice(msgspec.Struct, frozen=True):
-    type: Literal["function"]
+class NamedChoice(msgspec.Struct, frozen=True, tag_field="type", tag="function"):
     function: Named
+
+
+class Allowed(msgspec.Struct, frozen=True):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedChoice], msgspec.Meta(min_length=1)]
+
+
+class AllowedChoice(msgspec.Struct, frozen=True, tag_field="type", tag="allowed_tools"):
+    """Only some of the tools, for this one answer."""
+
+    allowed_tools: Allowed
 
 
 class ToolsError(ValueError):
@@ -46,20 +56,27 @@ class ToolsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class OfferedTools:
-    """`shown`: as OpenAI has them, for the prompt. `functions`: that may be called, by their place in the request."""
+    """`shown`: as OpenAI has them, for the prompt. `functions`: that may be called, by their place in the request.
+
+    `several`: an answer may hold more than one call.
+    """
 
     shown: Sequence[Mapping[str, Any]]
     functions: Mapping[int, Function]
     must_call: bool = False
+    several: bool = True
 
     @classmethod
-    def of(cls, tools: Any, choice: Any) -> OfferedTools:
-        """OpenAI's `tools` and `tool_choice`, None where absent.
+    def of(cls, tools: Any, choice: Any, parallel: bool = True) -> OfferedTools:
+        """OpenAI's `tools`, `tool_choice` and `parallel_tool_calls`, None where absent.
 
-        All tools are shown as long as one may be called, which none may with the choice `none`. Raises ToolsError.
+        All tools are shown as long as one may be called, but for those that `allowed_tools` leaves out. Raises
+        ToolsError.
         """
         typed: list[Tool] = _converted(tools or [], list[Tool], "tools")
-        asked = _converted(choice, Literal["none", "auto", "required"] | NamedChoice | None, "tool_choice")
+        asked = _converted(
+            choice, Literal["none", "auto", "required"] | NamedChoice | AllowedChoice | None, "tool_choice"
+        )
         if asked not in (None, "none") and not typed:
             raise ToolsError("goes with tools only", "tool_choice")
         if asked == "none" or not typed:
@@ -69,7 +86,12 @@ class OfferedTools:
             functions = {at: function for at, function in functions.items() if function.name == asked.function.name}
             if not functions:
                 raise ToolsError("is none of the tools", "tool_choice.function.name")
-        return cls(tools, functions, must_call=asked not in (None, "auto"))
+            return cls(tools, functions, must_call=True, several=False)
+        if isinstance(asked, AllowedChoice):
+            allowed = asked.allowed_tools
+            functions = _among(functions, [choice.function.name for choice in allowed.tools])
+            return cls([tools[at] for at in functions], functions, allowed.mode == "required", parallel)
+        return cls(tools, functions, asked == "required", parallel)
 
     @property
     def names(self) -> frozenset[str]:
@@ -102,6 +124,15 @@ class OfferedTools:
 
 
 NO_TOOLS = OfferedTools((), {})
+
+
+def _among(functions: Mapping[int, Function], names: Sequence[str]) -> dict[int, Function]:
+    """Those of the names. Raises ToolsError for a name that is none of theirs."""
+    known = {function.name for function in functions.values()}
+    for place, name in enumerate(names):
+        if name not in known:
+            raise ToolsError("is none of the tools", f"tool_choice.allowed_tools.tools[{place}].function.name")
+    return {at: function for at, function in functions.items() if function.name in names}
 
 
 def _converted(value: Any, kind: Any, param: str) -> Any:

@@ -1,8 +1,8 @@
 """The process in which chat templates run: `python -m …render_child FD`. It gets nothing else than a socket.
 
 A template is code from a checkpoint. Here it may loop, recurse, multiply strings and nest lists as it likes: the kernel
-ends this process by an alarm when a rendering takes too long, and refuses it memory beyond a limit. Frames are an
-8-byte length and a JSON object. First {sources, secrets, seconds, bytes} -> {} or {error}; then any number of
+ends this process by an alarm when a rendering takes too long, and refuses it memory beyond a limit. Frames hold a
+JSON object. First {sources, secrets, seconds, bytes} -> {} or {error}; then any number of
 {name, variables} -> {text} or {error}.
 """
 
@@ -13,36 +13,15 @@ import json
 import resource
 import signal
 import socket
-import struct
 import sys
 from typing import Any
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError
 
+from .frames import receive, send
 from .sandbox import Refused, compile_template
 
-LENGTH = struct.Struct("<Q")
 MAX_TEXT = 64 << 20  # characters
-
-
-def send(connection: socket.socket, data: bytes) -> None:
-    connection.sendall(LENGTH.pack(len(data)) + data)
-
-
-def receive(connection: socket.socket) -> bytes:
-    """One frame. Raises EOFError when the other side has gone."""
-    (length,) = LENGTH.unpack(_read(connection, LENGTH.size))
-    return bytes(_read(connection, length))
-
-
-def _read(connection: socket.socket, length: int) -> bytearray:
-    data = bytearray()
-    while len(data) < length:
-        part = connection.recv(min(length - len(data), 1 << 20))
-        if not part:
-            raise EOFError
-        data += part
-    return data
 
 
 def _error(error: BaseException) -> dict[str, str]:

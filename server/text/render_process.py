@@ -12,7 +12,8 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from .render_child import receive, send
+from .frames import receive, send
+from .lanes import Busy, Place
 
 START_SECONDS = 30.0  # to import jinja2 and compile, on a busy machine
 GRACE_SECONDS = 1.0  # beyond the child's own alarm
@@ -47,6 +48,7 @@ class RenderProcess:
                 env={"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
                 | {name: os.environ[name] for name in ("TZ", "LD_LIBRARY_PATH") if name in os.environ},
             )
+        self._pid = process.pid
         self._close = weakref.finalize(self, _end, process, ours)
         start = {"sources": dict(sources), "secrets": dict(secrets), "seconds": time_limit, "bytes": MAX_BYTES}
         try:
@@ -61,21 +63,26 @@ class RenderProcess:
     def dead(self) -> bool:
         return not self._close.alive
 
-    def render(self, name: str, variables: str) -> str:
-        """Raises RenderError. `variables`: a JSON object."""
+    def render(self, name: str, variables: str, place: Place) -> str:
+        """Raises RenderError, and Busy where it takes long and others do so already. `variables`: a JSON object."""
         request = f'{{"name": {json.dumps(name)}, "variables": {variables}}}'
-        text: str = self._ask(request.encode(), self._limit)["text"]
+        text: str = self._ask(request.encode(), self._limit, place)["text"]
         return text
 
     def close(self) -> None:
         self._close()
 
-    def _ask(self, data: bytes, limit: float) -> dict[str, Any]:
+    def _ask(self, data: bytes, limit: float, place: Place | None = None) -> dict[str, Any]:
         began = time.monotonic()
         try:
             self._socket.settimeout(limit + GRACE_SECONDS)
             send(self._socket, data)
+            if place is not None:
+                place.await_answer(self._socket, self._pid)
             answer: dict[str, Any] = json.loads(receive(self._socket))
+        except Busy:
+            self.close()
+            raise
         except (OSError, EOFError, ValueError):
             self.close()
             if time.monotonic() - began >= limit:

@@ -2,7 +2,8 @@
 
 The source is parsed, each control token in its literal text is replaced by the token's secret name (see tokenizer.py),
 and only then compiled. So control tokens of the result are those with a secret name: written by the template, never
-by its input, whatever is joined, trimmed, split or sliced on the way. The environment is that of transformers'
+by its input, whatever is joined, trimmed, split or sliced on the way. Where the template compares its input with one,
+both are compared as plain text (sought.py). The environment is that of transformers'
 `apply_chat_template`: an immutable sandbox, trim_blocks, lstrip_blocks, loop controls, `tojson` without HTML escapes,
 `raise_exception`, `strftime_now`, `{% generation %}`.
 """
@@ -19,9 +20,10 @@ from jinja2 import Environment, Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
+
+from .sought import PlainNames, SearchingEnvironment, replace_filter
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "model", "ipython", "observation")
 """The words that a template may put between two halves of a control token: `'<|' + message.role + '|>'`."""
@@ -33,17 +35,19 @@ class Refused(TemplateError):
 
 def compile_template(source: str, secret_of: Mapping[str, str]) -> Template:
     """`secret_of`: control token's text to its secret name. Raises jinja2.TemplateError where `source` is none."""
-    environment = ImmutableSandboxedEnvironment(
+    environment = SearchingEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
         optimized=False,  # folding constants would compute 'x' * 10**10 before any time limit holds
         extensions=[LoopControlExtension, _Generation],
     )
-    environment.filters["tojson"] = _tojson
+    environment.names = names = PlainNames(secret_of)
+    environment.filters |= {"tojson": _tojson, "replace": replace_filter(names)}
     environment.globals.update(raise_exception=_refuse, strftime_now=_strftime_now, namespace=_Namespace)
     halves = _halves(secret_of)
-    # An attribute and not a global, so that no variable of a request can take its place.
+    # Attributes and not globals, so that no variable of a request can take their place.
     vars(environment)["control_token"] = lambda before, word, after: _control_token(halves, before, word, after)
+    vars(environment)["unmark"] = names.unmark
     tree = _Marker(secret_of, halves).visit(environment.parse(source))
     code = environment.compile(tree)
     return Template.from_code(environment, code, environment.make_globals(None))
@@ -148,6 +152,24 @@ class _Marker(NodeTransformer):
             total = nodes.Add(total, self.visit(term), lineno=node.lineno, environment=node.environment)
         return total
 
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        if any(map(self._is_marked, node.find_all(nodes.Const))):
+            node.expr = _call("unmark", [node.expr])
+            for operand in node.ops:
+                operand.expr = _call("unmark", [operand.expr])
+        return node
+
+    def visit_Test(self, node: nodes.Test) -> nodes.Node:
+        self.generic_visit(node)
+        if any(map(self._is_marked, node.find_all(nodes.Const))):
+            node.node = _call("unmark", [node.node])
+            node.args = [_call("unmark", [argument]) for argument in node.args or ()]
+        return node
+
+    def _is_marked(self, node: nodes.Const) -> bool:
+        return isinstance(node.value, str) and any(secret in node.value for secret in self._secret_of.values())
+
     def _mark(self, text: str) -> str:
         return self._pattern.sub(lambda found: self._secret_of[found[0]], text)
 
@@ -191,11 +213,16 @@ def _set_literal(node: nodes.Expr, text: str) -> None:
 
 
 def _call_control_token(before: str, word: nodes.Expr, after: str) -> nodes.Expr:
-    environment: Environment = word.environment  # type: ignore[assignment]
     # The halves go in as plain literals: neither holds a whole control token, so marking leaves them alone.
-    arguments = [_const(before, word), word, _const(after, word)]
-    function = nodes.EnvironmentAttribute("control_token", lineno=word.lineno, environment=environment)
-    return nodes.Call(function, arguments, [], None, None, lineno=word.lineno, environment=environment)
+    return _call("control_token", [_const(before, word), word, _const(after, word)])
+
+
+def _call(name: str, arguments: list[nodes.Expr]) -> nodes.Expr:
+    """Of a function that is an attribute of the environment."""
+    like = arguments[0]
+    environment: Environment = like.environment  # type: ignore[assignment]
+    function = nodes.EnvironmentAttribute(name, lineno=like.lineno, environment=environment)
+    return nodes.Call(function, arguments, [], None, None, lineno=like.lineno, environment=environment)
 
 
 def _const(value: str, like: nodes.Expr) -> nodes.Expr:

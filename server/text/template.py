@@ -8,21 +8,22 @@ kernel holds to a time and a memory limit (render_child.py); a round trip there 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import secrets
-import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import read_json_object, read_regular
+from .lanes import Lanes, Place
 from .render_process import RenderDied, RenderError, RenderProcess
+from .template_files import checkpoint_templates, naming, template_file
 from .tokenizer import Tokenizer
 
-MAX_TEMPLATE_BYTES = 1 << 20
-MAX_CONFIG_BYTES = 16 << 20
-MAX_PROCESSES = 2  # one slow rendering does not hold up the others
+QUICK, SLOW = 2, 2  # that are rendered at once, each in a process of its own
+MAX_WAITING = 256  # threads, idle but for what stands above
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -55,7 +56,8 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._limit = time_limit
         self._idle: list[RenderProcess] = []
-        self._free = threading.BoundedSemaphore(MAX_PROCESSES)
+        self._lanes = Lanes(QUICK, SLOW)
+        self._threads = ThreadPoolExecutor(MAX_WAITING, "templates")
         try:
             self._idle.append(self._start())
         except RenderError as error:
@@ -72,31 +74,22 @@ class ChatTemplate:
 
         Raises TemplateError, naming the file, when it is no template.
         """
-        path = Path(directory) / "chat_template.jinja"
+        path = Path(directory)
         try:
-            try:
-                sources = {"default": read_regular(path, MAX_TEMPLATE_BYTES).decode()}
-            except FileNotFoundError:
-                path = Path(directory) / "tokenizer_config.json"
-                try:
-                    sources = _named_sources(read_json_object(path, MAX_CONFIG_BYTES).get("chat_template"))
-                except FileNotFoundError:
-                    return None
+            path, sources = checkpoint_templates(directory)
             if "default" not in sources:
                 return None
             return cls(sources["default"], tokenizer, time_limit, sources.get("tool_use"))
         except (ValueError, RecursionError) as error:
-            line = str(error)
-            raise TemplateError(line if str(path) in line else f"{path}: {line}") from None
+            raise TemplateError(naming(path, error)) from None
 
     @classmethod
     def from_file(cls, path: Path, tokenizer: Tokenizer, time_limit: float = 2.0) -> ChatTemplate:
         """From any file. Raises TemplateError, naming it, when it is no template."""
         try:
-            return cls(read_regular(path, MAX_TEMPLATE_BYTES).decode(), tokenizer, time_limit)
+            return cls(template_file(path), tokenizer, time_limit)
         except (OSError, ValueError, RecursionError) as error:
-            line = str(error)
-            raise TemplateError(line if str(path) in line else f"{path}: {line}") from None
+            raise TemplateError(naming(path, error)) from None
 
     def render(
         self,
@@ -108,7 +101,8 @@ class ChatTemplate:
     ) -> Rendered:
         """The prompt for `messages` (plain dicts: see messages_in.py). `kwargs` are the template's further variables.
 
-        `continue_final_message` leaves the last message open, for the model to go on with it. Raises TemplateError.
+        `continue_final_message` leaves the last message open, for the model to go on with it. Raises TemplateError, and
+        Busy where it takes long and others do so already.
         """
         if not messages:
             raise TemplateError("messages must hold at least one message")
@@ -145,13 +139,15 @@ class ChatTemplate:
         continue_final_message: bool = False,
         **kwargs: Any,
     ) -> Rendered:
-        """`render` in a thread, so that the event loop goes on."""
-        return await asyncio.to_thread(
+        """`render` in a thread of the template's own, so that the event loop goes on, and all else in threads too."""
+        render = functools.partial(
             self.render, messages, tools, add_generation_prompt, continue_final_message, **kwargs
         )
+        return await asyncio.get_running_loop().run_in_executor(self._threads, render)
 
     def close(self) -> None:
         """End the rendering processes; also happens when the template is collected and at exit."""
+        self._threads.shutdown(wait=False)
         while self._idle:
             self._idle.pop().close()
 
@@ -159,11 +155,11 @@ class ChatTemplate:
         return RenderProcess(self._sources, self._tokenizer.secret_names, self._limit)
 
     def _rendered(self, name: str, variables: str) -> str:
-        with self._free:
+        with self._lanes.place() as place:
             try:
-                return self._ask(self._take(), name, variables)
+                return self._ask(self._take(), name, variables, place)
             except RenderDied:  # something outside ended it while it was idle: once more, with a new one
-                return self._ask(self._start(), name, variables)
+                return self._ask(self._start(), name, variables, place)
 
     def _take(self) -> RenderProcess:
         try:
@@ -171,26 +167,14 @@ class ChatTemplate:
         except IndexError:
             return self._start()
 
-    def _ask(self, process: RenderProcess, name: str, variables: str) -> str:
+    def _ask(self, process: RenderProcess, name: str, variables: str, place: Place) -> str:
         try:
-            return process.render(name, variables)
+            return process.render(name, variables, place)
         finally:
-            if not process.dead:
+            if place.slow:
+                process.close()
+            elif not process.dead:
                 self._idle.append(process)
-
-
-def _named_sources(value: Any) -> dict[str, str]:
-    """`chat_template` is one template, or a list of {name, template}."""
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        return {"default": value}
-    if isinstance(value, list) and all(
-        isinstance(item, dict) and isinstance(item.get("name"), str) and isinstance(item.get("template"), str)
-        for item in value
-    ):
-        return {item["name"]: item["template"] for item in value}
-    raise ValueError("chat_template must be a string or a list of {name, template}")
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:

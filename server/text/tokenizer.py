@@ -1,16 +1,15 @@
 """Text to token ids and back, over the checkpoint's tokenizer.json.
 
-How user text is kept from becoming control tokens: when the file is read, every special token is renamed, in this
-process, to a secret name that holds 128 random bits. No text from outside can spell such a name, so none of it, in
-whatever field and however it is cut and joined, can come out as a control token; `<|start|>` in it is seven ordinary
-characters. The server's own text gets the secret names through `mark`, ids and plain names are as in the file.
+How user text is kept from becoming control tokens: when the file is read, every control token (secret_names.py says
+which these are) is renamed, in this process, to a secret name that holds 128 random bits. No text from outside can
+spell such a name, so none of it, in whatever field and however it is cut and joined, can come out as a control token;
+`<|start|>` in it is nine ordinary characters. The server's own text gets the secret names through `mark`, ids and plain
+names are as in the file.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,13 +18,14 @@ import msgspec
 from tokenizers import Tokenizer as Backend
 
 from .files import read_json_object
+from .secret_names import SecretNames, rename, special_tokens, template_tokens
+from .template_files import MAX_CONFIG_BYTES, checkpoint_templates, template_file
 from .token_bytes import byte_spelling
 
 if TYPE_CHECKING:
     from .template import Rendered
 
 MAX_FILE_BYTES = 256 << 20
-MAX_CONFIG_BYTES = 16 << 20
 REPLACEMENT = "\ufffd"
 
 T = TypeVar("T")
@@ -40,13 +40,15 @@ class TokenizerError(ValueError):
 class Tokenizer:
     """The vocabulary of one checkpoint. Thread-safe after construction.
 
-    Reads `directory`/tokenizer.json, and tokenizer_config.json and generation_config.json where present. Raises
-    TokenizerError.
+    Reads `directory`/tokenizer.json, and tokenizer_config.json and generation_config.json where present, and for
+    its control tokens the chat template: that of the checkpoint, or in the file `chat_template`. Raises TokenizerError.
     """
 
     special_texts: dict[str, int]
-    """Control tokens: text, as in the file, to id."""
+    """What the file calls special: text, as in the file, to id."""
     special_ids: frozenset[int]
+    template_texts: dict[str, int]
+    """Control tokens that the file does not call special, but the chat template writes: text to id."""
     vocab_size: int
     """One above the largest id."""
     special_variables: dict[str, str]
@@ -54,7 +56,7 @@ class Tokenizer:
     eos_token_ids: tuple[int, ...]
     """The end of a generation: generation_config.json's, else tokenizer_config.json's eos_token, else none."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, chat_template: Path | None = None) -> None:
         self._path = Path(directory) / "tokenizer.json"
         try:
             spec = read_json_object(self._path, MAX_FILE_BYTES)
@@ -62,21 +64,20 @@ class Tokenizer:
             raise TokenizerError(f"{self._path} is missing; download it with the checkpoint") from None
         except ValueError as error:
             raise TokenizerError(str(error)) from None
-        specials = self._specials(spec)
-        nonce = secrets.token_hex(16)
-        # One length, and 'z' only at the front: no secret name can lie across two others.
-        self._secret_of = {text: f"z{nonce}{place:06x}" for place, text in enumerate(specials)}
-        self._plain_of = {secret: text for text, secret in self._secret_of.items()}
-        self._plain_pattern = _any_of(self._secret_of)
-        self._secret_pattern = re.compile(f"z{nonce}[0-9a-f]{{6}}")
-        _rename(spec, self._secret_of)
+        try:
+            specials = special_tokens(spec)
+            marks = template_tokens(spec, _template_text(Path(directory), chat_template))
+        except (TypeError, KeyError, ValueError):
+            raise TokenizerError(f"{self._path}: added_tokens is malformed; download the file again") from None
+        self._names = SecretNames([*specials, *marks])
+        rename(spec, self._names.secret_of)
         self._backend: Backend = self._run(lambda: Backend.from_str(msgspec.json.encode(spec).decode()))
         self._run(self._backend.no_truncation)
         self._run(self._backend.no_padding)
 
         self.special_texts = {}
         for text, wanted in specials.items():
-            found = self._backend.token_to_id(self._secret_of[text])
+            found = self._backend.token_to_id(self._names.secret_of[text])
             if found != wanted:
                 raise TokenizerError(
                     f"{self._path} gives {text!r} the id {wanted}, but its place in the vocabulary is {found}; "
@@ -84,7 +85,9 @@ class Tokenizer:
                 )
             self.special_texts[text] = found
         self.special_ids = frozenset(self.special_texts.values())
-        self._special_text_of = {token_id: text for text, token_id in self.special_texts.items()}
+        ids = ((text, self._backend.token_to_id(self._names.secret_of[text])) for text in marks)
+        self.template_texts = {text: token_id for text, token_id in ids if token_id is not None}
+        self._text_of = {token_id: text for text, token_id in (self.special_texts | self.template_texts).items()}
         vocabulary = self._backend.get_vocab(with_added_tokens=True)
         if not vocabulary:
             raise TokenizerError(f"{self._path} has an empty vocabulary; download it again")
@@ -119,21 +122,21 @@ class Tokenizer:
 
     def mark(self, text: str) -> str:
         """The server's own text with control tokens under their secret names."""
-        return self._plain_pattern.sub(lambda found: self._secret_of[found[0]], text)
+        return self._names.mark(text)
 
     def unmark(self, text: str) -> str:
         """`text` with control tokens under their plain names again."""
-        return self._secret_pattern.sub(lambda found: self._plain_of.get(found[0], ""), text)
+        return self._names.unmark(text)
 
     @property
     def secret_names(self) -> Mapping[str, str]:
         """Control token's text to its secret name; for the template's compiler alone."""
-        return self._secret_of
+        return self._names.secret_of
 
     def without_secrets(self, text: str) -> str:
         """`text` from outside, with secret names cut out."""
         # Nobody outside knows the secret; should it ever leak, this still keeps the promise.
-        return self._secret_pattern.sub("", text)
+        return self._names.cut(text)
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         text = _unicode(text)
@@ -186,8 +189,8 @@ class Tokenizer:
         return data
 
     def _spell(self, token_id: int) -> bytes:
-        if token_id in self._special_text_of:
-            return self._special_text_of[token_id].encode()
+        if token_id in self._text_of:
+            return self._text_of[token_id].encode()
         token = self._backend.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
         if token is None:
             return REPLACEMENT.encode()
@@ -224,18 +227,6 @@ class Tokenizer:
             reason = " ".join(str(error).split())[:300]
             raise TokenizerError(f"{self._path} is not a usable tokenizer: {self.unmark(reason)}") from None
 
-    def _specials(self, spec: dict[str, Any]) -> dict[str, int]:
-        """Control tokens of the file: text to id."""
-        found: dict[str, int] = {}
-        added = spec.get("added_tokens") or []
-        try:
-            for token in added:
-                if token["special"] and token["content"]:
-                    found[str(token["content"])] = int(token["id"])
-        except (TypeError, KeyError, ValueError):
-            raise TokenizerError(f"{self._path}: added_tokens is malformed; download the file again") from None
-        return found
-
     def _read_configs(self, directory: Path) -> None:
         try:
             config = _optional(directory / "tokenizer_config.json")
@@ -266,43 +257,14 @@ def _optional(path: Path) -> dict[str, Any]:
         return {}
 
 
+def _template_text(directory: Path, file: Path | None) -> str:
+    """Of templates that cannot be read none: whoever renders with them says what is wrong."""
+    try:
+        return "\n".join(checkpoint_templates(directory)[1].values()) if file is None else template_file(file)
+    except (OSError, ValueError, RecursionError):
+        return ""
+
+
 def _unicode(text: str) -> str:
     """`text` without lone surrogates, which JSON lets through and which are not Unicode text."""
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _any_of(texts: Mapping[str, str]) -> re.Pattern[str]:
-    """Matches any of `texts`, the longest first; nothing when there is none."""
-    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
-
-
-def _rename(spec: dict[str, Any], secret_of: Mapping[str, str]) -> None:
-    """Put secret names in the place of control tokens, in all of tokenizer.json that spells tokens."""
-    for token in spec.get("added_tokens") or []:
-        token["content"] = secret_of.get(token["content"], token["content"])
-    model = spec.get("model")
-    if not isinstance(model, dict):
-        return
-    if model.get("dropout"):
-        model["dropout"] = None  # a training aid: the same text must give the same ids
-    if isinstance(model.get("unk_token"), str):
-        model["unk_token"] = secret_of.get(model["unk_token"], model["unk_token"])
-    vocabulary = model.get("vocab")
-    if isinstance(vocabulary, dict):
-        renamed = {text for text in secret_of if text in vocabulary}
-        model["vocab"] = {secret_of.get(text, text): token_id for text, token_id in vocabulary.items()}
-        if renamed and isinstance(model.get("merges"), list):
-            # A merge that makes a control token out of text must go with its name.
-            model["merges"] = [pair for pair in model["merges"] if not renamed & _merge_names(pair)]
-    elif isinstance(vocabulary, list):  # Unigram: [text, score] pairs
-        model["vocab"] = [
-            [secret_of.get(pair[0], pair[0]), *pair[1:]] if isinstance(pair, list) and pair else pair
-            for pair in vocabulary
-        ]
-
-
-def _merge_names(pair: Any) -> set[str]:
-    parts = pair.split(" ", 1) if isinstance(pair, str) else pair
-    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        return set()
-    return {*parts, "".join(parts)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -134,8 +135,8 @@ class Stage:
 
         return script
 
-    def app(self, **config: Any) -> FastAPI:
-        service = Service(
+    def service(self, defaults: dict[str, Any] | None = None, format: ChatFormat | None = None) -> Service:
+        return Service(
             client=self.engine,
             tokenizer=self.tokenizer,
             template=None if self.chat is not None else self.template,
@@ -144,10 +145,13 @@ class Stage:
             metrics=self.metrics,
             vocab_size=self.tokenizer.vocab_size,
             eos_token_ids=(self.eos,),
-            defaults=config.pop("defaults", {}),
-            format=config.pop("format", ChatFormat()),
+            defaults=defaults or {},
+            format=format or ChatFormat(),
             grammars=self.grammars,
         )
+
+    def app(self, **config: Any) -> FastAPI:
+        service = self.service(config.pop("defaults", None), config.pop("format", None))
         self.config = HttpConfig(served_model_names=config.pop("names", ("test-model", "org/alias")), **config)
         return create_app(service, self.config)
 
@@ -196,9 +200,9 @@ def plain(plain_text: tuple[Tokenizer, ChatTemplate]) -> Stage:
     return Stage(*plain_text, harmony=False)
 
 
-@pytest.fixture
-def live() -> Iterator[Callable[[FastAPI, HttpConfig], str]]:
-    """`live(app, config)` serves on a free loopback port, in a thread, and returns the base URL."""
+@contextlib.contextmanager
+def serving() -> Iterator[Callable[[FastAPI, HttpConfig], str]]:
+    """`start(app, config)` serves on a free loopback port, in a thread, and returns the base URL."""
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start(app: FastAPI, config: HttpConfig) -> str:
@@ -214,7 +218,16 @@ def live() -> Iterator[Callable[[FastAPI, HttpConfig], str]]:
             time.sleep(0.005)
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
-    yield start
-    for server, thread in running:
-        server.should_exit = server.force_exit = True
-        thread.join(10)
+    try:
+        yield start
+    finally:
+        for server, thread in running:
+            server.should_exit = server.force_exit = True
+            thread.join(10)
+
+
+@pytest.fixture
+def live() -> Iterator[Callable[[FastAPI, HttpConfig], str]]:
+    """See `serving`."""
+    with serving() as start:
+        yield start

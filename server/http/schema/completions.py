@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Discriminator, Field, Tag
 
@@ -30,10 +30,27 @@ Prompt = Annotated[
 
 class CompletionRequest(SamplingFields):
     prompt: Prompt
+    """A text, several, a list of token ids, or several of those."""
     echo: bool | None = False
+    """The answer begins with the prompt."""
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """Of so many likeliest tokens at each place."""
     best_of: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
+    """Only the same as `n`."""
     add_special_tokens: bool | None = True
+    """The tokens that the tokenizer puts around a text, such as a beginning."""
+
+    elsewhere: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "messages": (),
+        "max_completion_tokens": (),
+        "top_logprobs": (0,),
+        "reasoning_effort": (),
+        "include_reasoning": (True,),
+        "parallel_tool_calls": (True,),
+        "add_generation_prompt": (),
+        "continue_final_message": (False,),
+        "chat_template_kwargs": ({},),
+    }
 
     @property
     def prompts(self) -> list[str | list[int]]:

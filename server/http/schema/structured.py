@@ -15,36 +15,52 @@ Choices = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(fail_fas
 Schema = Annotated[dict[str, Any], Field(description="A JSON schema.")]
 
 
-class JsonSchemaFormat(BaseModel):
+class ChatSchemaFormat(BaseModel):
     """The schema binds whatever `strict` says; without a schema any JSON object is an answer."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
+    """Shown to gpt-oss with the schema."""
     description: FormText | None = None
+    """Shown to gpt-oss with the schema."""
     schema_: Schema | None = Field(None, alias="schema")
+    """A JSON schema; without it any JSON object."""
     strict: bool | None = None
+    """The schema binds in any case."""
 
 
 class ResponseFormat(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, use_attribute_docstrings=True)
 
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchemaFormat | None = None
+    """What the answer is."""
+    json_schema: ChatSchemaFormat | None = None
+    """With `json_schema` only."""
 
 
 class StructuredOutputs(BaseModel):
     """One of the first five; vLLM's other options are refused by name where they would change the answer."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     json_: FormText | Schema | None = Field(None, alias="json")
+    """A JSON schema, or the text of one."""
     regex: FormText | None = None
+    """An expression that matches the whole answer."""
     choice: Choices | None = None
+    """Texts of which the answer is one."""
     grammar: FormText | None = None
+    """In Lark's notation or llama.cpp's (GBNF), with a rule `start` or `root`."""
     json_object: bool | None = None
+    """Any JSON object."""
     disable_any_whitespace: bool | None = False
+    """JSON without spaces."""
     disable_fallback: bool | None = False
+    """There is none."""
     disable_additional_properties: bool | None = False
+    """Refused: say so in the schema."""
     whitespace_pattern: FormText | None = None
+    """Refused."""
     structural_tag: FormText | dict[str, Any] | None = None
+    """Refused."""

@@ -14,10 +14,15 @@ class TokenizeRequest(TemplateFields):
     """Either `prompt` or `messages`."""
 
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] | None = None  # type: ignore[assignment]
+    """A conversation, as for chat."""
     prompt: Text | None = None
+    """A text."""
     add_special_tokens: bool | None = None
+    """Of a text: the tokens that the tokenizer puts around it."""
     return_token_strs: bool | None = False
+    """Adds `token_strs`, how each token is spelled."""
 
 
 class DetokenizeRequest(Body):
     tokens: Annotated[list[TokenId], Field(fail_fast=True, max_length=MAX_IDS)]
+    """Token ids."""

@@ -6,12 +6,13 @@ control token: then only that token marks, and the same letters in a text are le
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
 if TYPE_CHECKING:
+    from .rules import Mark, Offered
     from .stream import Stream
 
 T = TypeVar("T")
@@ -91,6 +92,12 @@ class Family(Protocol):
 
     def calls(self, stream: Stream, opener: str) -> Steps[None]:
         """Reads calls behind `opener`. Raises Malformed; what was read since the last call is then text."""
+
+    def grammar(self, calls: Sequence[Offered], mark: Mark, several: bool) -> Mapping[str, str]:
+        """How calls are written: what follows each of the openers, in the model's own spacing.
+
+        Behind `bare` stands the whole object, its bracket included. `several`: one call, or more than one.
+        """
 
     def identity(self, name: str, place: int) -> str:
         """For a call that the model did not name: the `place`th of the answer."""

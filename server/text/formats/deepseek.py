@@ -9,9 +9,12 @@ and the arguments. Both are read, whichever the model writes. Source: the checkp
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from .base import SPACE, Steps
 from .json_calls import call_identity
+from .rules import Mark, Offered, quoted
 from .section import Section
 from .stream import Stream
 from .writer import CONTROLS
@@ -24,10 +27,16 @@ _SECTION = Section(
     call_end="<｜tool▁call▁end｜>",
     tail=SPACE + "`",
 )
+FENCE, FENCE_END = "\n```json\n", "\n```"
 _NAME_END = re.compile(rf"[{{`\s<{CONTROLS}]")
 
 
+@dataclass(frozen=True, slots=True)
 class DeepSeek:
+    """`fenced`: calls are written as V3 and R1 do."""
+
+    fenced: bool = False
+
     markers = _SECTION.markers
     openers = _SECTION.openers
     bare = ""
@@ -43,6 +52,14 @@ class DeepSeek:
                 yield from stream.shut("json")
 
         yield from _SECTION.calls(stream, opener, start)
+
+    def grammar(self, calls: Sequence[Offered], mark: Mark, several: bool) -> Mapping[str, str]:
+        def write(call: Offered) -> tuple[str, str]:
+            if not self.fenced:
+                return quoted(call.name), call.arguments
+            return '"function"', f"{quoted(call.name + FENCE)} {call.arguments} {quoted(FENCE_END)}"
+
+        return _SECTION.grammar(calls, mark, several, write)
 
     def identity(self, name: str, place: int) -> str:
         return call_identity()

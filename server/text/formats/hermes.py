@@ -5,8 +5,11 @@ Source: the function-calling format of Nous Research's Hermes 2 Pro, and the cha
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from .base import SPACE, Steps
 from .json_calls import call_identity, json_calls
+from .rules import Mark, Offered, any_of, json_object, series
 from .stream import Stream
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -21,6 +24,10 @@ class Hermes:
         yield from json_calls(stream)
         yield from stream.skip(SPACE + "}]")  # a bracket too many is the commonest mistake
         yield from stream.shut(CLOSE)
+
+    def grammar(self, calls: Sequence[Offered], mark: Mark, several: bool) -> Mapping[str, str]:
+        one = f'"\\n"? {any_of(map(json_object, calls))} "\\n"? {mark(CLOSE)}'
+        return {OPEN: series(one, several, f'"\\n"? {mark(OPEN)}')}
 
     def identity(self, name: str, place: int) -> str:
         return call_identity()

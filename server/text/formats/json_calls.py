@@ -13,7 +13,7 @@ from .writer import CONTROLS, is_control
 
 ARGUMENTS = ("arguments", "parameters")
 WRAPPER = "function"  # {"type": "function", "function": {"name": …}}
-_KEYS = (*ARGUMENTS, WRAPPER, "name", "type", "id")
+CALL_KEYS = (*ARGUMENTS, WRAPPER, "name", "type", "id")
 # No JSON goes on with "<" outside of a string, but a text marker begins with it.
 _OUTSIDE = re.compile(rf'["{{}}\[\],<{CONTROLS}]')
 _INSIDE = re.compile(rf'["\\{CONTROLS}]')
@@ -124,7 +124,7 @@ class _Call:
 
     def _member(self, key: str | None, wrapped: bool) -> Steps[None]:
         stream = self._stream
-        if stream.offered_only and key not in _KEYS:
+        if stream.offered_only and key not in CALL_KEYS:
             raise Malformed  # an answer in JSON need not wait for its end
         if key == WRAPPER and not wrapped and (yield from stream.peek()) == "{":
             yield from self._members(wrapped=True)

@@ -7,8 +7,10 @@ to the model again, which counts on from it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from .base import Malformed, Steps
+from .rules import Mark, Offered, quoted
 from .section import Section
 from .stream import Stream
 
@@ -36,6 +38,12 @@ class Kimi:
             yield from ()
 
         yield from _SECTION.calls(stream, opener, start)
+
+    def grammar(self, calls: Sequence[Offered], mark: Mark, several: bool) -> Mapping[str, str]:
+        def write(call: Offered) -> tuple[str, str]:
+            return f"{quoted(f'functions.{call.name}:')} /[0-9]{{1,3}}/", call.arguments
+
+        return _SECTION.grammar(calls, mark, several, write)
 
     def identity(self, name: str, place: int) -> str:
         return f"functions.{name}:{place}"

@@ -6,8 +6,11 @@ tools are, is text.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from .base import Steps
 from .json_calls import call_identity, json_calls
+from .rules import Mark, Offered, any_of, json_object, series
 from .stream import Stream
 
 TAG = "<|python_tag|>"
@@ -22,6 +25,10 @@ class Llama:
         if opener == self.bare:
             stream.again()  # the bracket is the object's
         yield from json_calls(stream)
+
+    def grammar(self, calls: Sequence[Offered], mark: Mark, several: bool) -> Mapping[str, str]:
+        objects = series(any_of(json_object(call, "parameters") for call in calls), several, '"; "')
+        return {self.bare: objects, TAG: objects}
 
     def identity(self, name: str, place: int) -> str:
         return call_identity()

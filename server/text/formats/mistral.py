@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 import secrets
 import string
+from collections.abc import Mapping, Sequence
 
 from .base import Malformed, Steps
 from .json_calls import json_calls, json_value
+from .rules import Mark, Offered, any_of, json_list, quoted, series
 from .stream import Stream
 from .writer import CONTROLS
 
@@ -41,6 +43,14 @@ class Mistral:
             raise Malformed
         stream.begin(name, identity)
         yield from json_value(stream, stream.argue)
+
+    def grammar(self, calls: Sequence[Offered], mark: Mark, several: bool) -> Mapping[str, str]:
+        """By the vocabulary: a marker of arguments came with the form that has one."""
+        if not mark.is_token(ARGS):
+            return {OPEN: f'" "? "[" {json_list(calls, several)}'}
+        identity = f"({mark(CALL_ID)} /[A-Za-z0-9]{{9}}/)?"
+        one = any_of(f"{quoted(call.name)} {identity} {mark(ARGS)} {call.arguments}" for call in calls)
+        return {OPEN: series(one, several, mark(OPEN))}
 
     def identity(self, name: str, place: int) -> str:
         """Its templates take nine letters or digits, and nothing else."""

@@ -5,8 +5,11 @@ Source: the model card of microsoft/Phi-4-mini-instruct, and the prompt of vLLM'
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from .base import Steps
 from .json_calls import call_identity, json_calls
+from .rules import Mark, Offered, json_list
 from .stream import Stream
 
 LIST, OPEN, CLOSE = "functools[", "<|tool_call|>", "<|/tool_call|>"
@@ -21,6 +24,10 @@ class Phi:
         yield from json_calls(stream, in_list=opener == LIST)
         yield from stream.skip()
         yield from stream.shut(CLOSE)
+
+    def grammar(self, calls: Sequence[Offered], mark: Mark, several: bool) -> Mapping[str, str]:
+        listed = json_list(calls, several)
+        return {LIST: listed, OPEN: f'"[" {listed} {mark(CLOSE)}'}
 
     def identity(self, name: str, place: int) -> str:
         return call_identity()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from ..tokenizer import Tokenizer
+
+Begun = Literal["open", "ended", "not yet"]
 
 TAIL = 32  # tokens of the prompt in which a marker at its end, and white space behind it, must lie
 
@@ -27,8 +30,19 @@ class Think:
 
         Only its very end counts: what stands before may be text of the request.
         """
+        return self.begun(tokenizer, prompt) == "open"
+
+    def begun(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> Begun:
+        """What the prompt's end has of it: "ended" where the template leaves it out, by opening and closing it."""
         end = tokenizer.decode(prompt[-TAIL:], skip_special_tokens=False).rstrip()
-        return end.endswith(self.open) or (self.always and not end.endswith(self.close))
+        if end.endswith(self.close):
+            return "ended"
+        return "open" if self.always or end.endswith(self.open) else "not yet"
+
+
+def switched_off(variables: Mapping[str, Any]) -> bool:
+    """Whether a template's variables say so, by the names that they commonly have."""
+    return any(variables.get(name) is False for name in ("enable_thinking", "thinking"))
 
 
 ANGLE = Think("<think>", "</think>")

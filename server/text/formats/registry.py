@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ..tokenizer import Tokenizer
 from .base import Family
 from .deepseek import DeepSeek
+from .grammar import FormatSpeech, Marks
 from .hermes import Hermes
 from .kimi import Kimi
 from .llama import Llama
@@ -21,7 +22,7 @@ from .reasoning import ANGLE, IMPLIED, SQUARE, Think
 
 NONE = "none"
 TOOL_PARSERS: Mapping[str, Family] = {
-    "deepseek_v3": DeepSeek(),
+    "deepseek_v3": DeepSeek(fenced=True),
     "deepseek_v31": DeepSeek(),
     "hermes": Hermes(),
     "kimi_k2": Kimi(),
@@ -74,6 +75,15 @@ class ChatFormat:
         markers = (*(family.markers if family else ()), *(think.markers if think else ()))
         ids = tokenizer.special_texts
         return {ids[marker]: marker for marker in markers if marker in ids}
+
+    def speech(self, tokenizer: Tokenizer, prompt: Sequence[int] = (), *, thinks: bool = True) -> FormatSpeech:
+        """For grammars of what goes on from `prompt`. `thinks` False: without reasoning, if the prompt begins none."""
+        family, think = self.family, self.think
+        markers = (*(family.markers if family else ()), *(think.markers if think else ()))
+        begun = "ended" if think is None else think.begun(tokenizer, prompt)
+        return FormatSpeech(
+            family, think, Marks.of(tokenizer, markers), "ended" if begun == "not yet" and not thinks else begun
+        )
 
     def parser(self, tokenizer: Tokenizer, prompt: Sequence[int] = (), functions: Collection[str] = ()) -> FormatParser:
         """For one sequence that goes on from `prompt`. `functions`: names of those that the request offers."""

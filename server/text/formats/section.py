@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .base import SPACE, Malformed, Steps
+from .rules import Mark, Offered, any_of, series
 from .stream import Stream
 
 
@@ -28,6 +29,15 @@ class Section:
     @property
     def openers(self) -> tuple[str, ...]:
         return self.begin, self.call
+
+    def grammar(
+        self, calls: Sequence[Offered], mark: Mark, several: bool, write: Callable[[Offered], tuple[str, str]]
+    ) -> Mapping[str, str]:
+        """`write`: what stands before and behind the separator of a call."""
+        written = map(write, calls)
+        one = f"{any_of(f'{head} {mark(self.separator)} {rest}' for head, rest in written)} {mark(self.call_end)}"
+        listed = series(one, several, f'"\\n"? {mark(self.call)}')
+        return {self.begin: f'{mark(self.call)} {listed} "\\n"? {mark(self.end)}', self.call: listed}
 
     def calls(self, stream: Stream, opener: str, start: Callable[[str], Steps[None]]) -> Steps[None]:
         """`start`, given a head, begins the call and reads up to its arguments. Raises Malformed."""

@@ -7,11 +7,14 @@ a name, it is text to the model. The ids are those of OpenAI's own renderer (ope
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from ..tokenizer import Tokenizer
 from .messages import Message
 from .tokens import CONSTRAIN, HarmonyTokens
+
+_KNOWN_WORDS, _LONGEST_WORD = 64, 2048  # texts that come in every prompt are encoded once; characters of one
 
 Ending = Literal["prompt", "closed", "done", "open"]
 
@@ -22,6 +25,7 @@ class HarmonyEncoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._tokens = HarmonyTokens.of(tokenizer)
+        self._known = lru_cache(_KNOWN_WORDS)(lambda text: tuple(tokenizer.encode(text)))
 
     def encode(self, messages: Sequence[Message], ending: Ending = "prompt") -> list[int]:
         """The ids of a conversation. Raises TokenizerError.
@@ -35,7 +39,7 @@ class HarmonyEncoder:
         elif messages and ending == "open":
             parts.pop()
         elif ending == "prompt":
-            parts += [self._tokens.start, "assistant"]
+            parts += [self._tokens.start, *self._known("assistant")]
         texts = iter(self._tokenizer.encode_each([part for part in parts if isinstance(part, str)]))
         return [token for part in parts for token in (next(texts) if isinstance(part, str) else (part,))]
 
@@ -46,14 +50,14 @@ class HarmonyEncoder:
         if message.role == "tool":
             yield message.name or "tool"
         else:
-            yield message.role
+            yield from self._known(message.role)
             if message.name is not None:
                 yield f":{message.name}"
         if message.recipient not in (None, "all"):
             yield f" to={message.recipient}"
         if message.channel is not None:
             yield tokens.channel
-            yield message.channel
+            yield from self._known(message.channel)
         if message.content_type is not None:
             kind = message.content_type.removeprefix(CONSTRAIN)
             if kind != message.content_type and tokens.constrain is not None:
@@ -63,5 +67,8 @@ class HarmonyEncoder:
             else:
                 yield f" {kind}"
         yield tokens.message
-        yield message.text
+        if message.role == "system" and len(message.text) <= _LONGEST_WORD:  # the server's own words
+            yield from self._known(message.text)
+        else:
+            yield message.text
         yield tokens.call if message.role == "assistant" and message.recipient is not None else tokens.end

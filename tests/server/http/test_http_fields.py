@@ -192,6 +192,13 @@ def test_metrics_of_one_request(plain: Any, path: str) -> None:
     refused(post(plain, {"include_metrics": True, "prompt": ["a", "b"]}, TEXT), "include_metrics")
 
 
+def test_a_refusal_sent_back_is_shown_to_the_model(harmony: Any, plain: Any) -> None:
+    turns = [*HELLO, {"role": "assistant", "content": None, "refusal": "I will not."}, *HELLO]
+    for stage in (harmony, plain):
+        answered(stage, {"messages": turns})
+        assert "I will not." in stage.tokenizer.decode(stage.engine.submitted[-1].prompt_token_ids, False)
+
+
 def test_usage_as_it_grows(harmony: Any) -> None:
     harmony.engine.script = harmony.say(ANSWER)
     whole = answered(harmony, {})["usage"]

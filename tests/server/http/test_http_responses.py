@@ -22,12 +22,12 @@ from yardmaster.engine.messages import RequestOutput, Submit, TokenLogprob
 from yardmaster.engine.sampling_params import SamplingParams
 from yardmaster.server.http.choice import Choice
 from yardmaster.server.http.generation import Generation
+from yardmaster.server.http.notes import FormatNotes
 from yardmaster.server.http.service import Service
 from yardmaster.server.http.splitter import CallDelta, HarmonySplitter, Split
 from yardmaster.server.responses import runs
 from yardmaster.server.responses.events import Narrator
 from yardmaster.server.responses.items import conversation
-from yardmaster.server.responses.said import FormatNotes
 from yardmaster.server.responses.store import ResponseStore, StoreConfig
 
 THOUGHT = "<|channel|>analysis<|message|>Think é🙂<|end|><|start|>assistant"

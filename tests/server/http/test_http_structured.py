@@ -302,8 +302,8 @@ def test_grammars_are_made_once(harmony: Any, monkeypatch: pytest.MonkeyPatch) -
     from yardmaster.server.text import grammar_book
 
     made = []
-    original = grammar_book.harmony_grammar
-    monkeypatch.setattr(grammar_book, "harmony_grammar", lambda *a, **k: made.append(a) or original(*a, **k))
+    original = grammar_book.chat_grammar
+    monkeypatch.setattr(grammar_book, "chat_grammar", lambda *a, **k: made.append(a) or original(*a, **k))
     app = harmony.app()
     for body in (FORMAT, FORMAT, {"type": "json_object"}, FORMAT):
         assert post(app, {"messages": HELLO, "response_format": body}).status_code == 200

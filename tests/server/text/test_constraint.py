@@ -14,12 +14,17 @@ from yardmaster.server.text.constraint import (
     Call,
     Constraint,
     ConstraintError,
-    harmony_grammar,
+    chat_grammar,
     plain_grammar,
 )
+from yardmaster.server.text.harmony.grammar import HarmonySpeech
 from yardmaster.weights.tokenizer_writer import special_ids, write_tokenizer
 
 VOCAB = 1200
+
+
+def harmony_grammar(constraint, calls=(), **options):
+    return chat_grammar(HarmonySpeech(), constraint, calls, **options)
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +162,8 @@ def test_random_walks_end_in_what_was_asked_for(tokenizer):
         (Constraint("grammar", "start: nobody"), "nobody"),
         (Constraint("grammar", "root ::= ("), "."),
         (Constraint("grammar", 'start: <|end|> "x"'), "special tokens"),
+        (Constraint("grammar", 'start: "x" <[1190]>'), "by id"),
+        (Constraint("grammar", 'start: "x" <[^5]>'), "by id"),
         (Constraint("grammar", 'start: "a"\n}\nstart2: "b"'), "."),
     ],
 )

@@ -30,6 +30,18 @@ def test_text_parts_nulls_and_arguments() -> None:
     assert repr(messages) == before
 
 
+def test_a_refusal_is_what_the_assistant_said() -> None:
+    for given, expected in (
+        ({"role": "assistant", "content": None, "refusal": "no"}, "no"),
+        ({"role": "assistant", "content": "", "refusal": "no"}, "no"),
+        ({"role": "assistant", "content": "yes", "refusal": "no"}, "yes"),
+        ({"role": "assistant", "content": "yes", "refusal": None}, "yes"),
+        ({"role": "user", "refusal": "no"}, None),
+    ):
+        (plain,) = plain_messages([given])
+        assert plain.get("content") == expected
+
+
 @pytest.mark.parametrize(
     ("message", "param"),
     [

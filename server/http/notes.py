@@ -1,25 +1,28 @@
 """What a sequence says, in the order in which it says it: splitters that note each message they go through.
 
-A chat message has one text, one reasoning and its calls; a response has an item for every message of the model, and
-tells its preambles from its answer.
+A chat completion has one text, one reasoning and its calls. A response and a message of Anthropic's have a part for
+each thing that the model said, in its order; and a response tells preambles from the answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal, Protocol
 
-from ..http.splitter import CallDelta, HarmonySplitter, PlainSplitter, Split, Splitter
 from ..text.harmony.parser import Event, MessageStart
 from ..text.tokenizer import Tokenizer
+from .splitter import CallDelta, HarmonySplitter, PlainSplitter, Split, Splitter
 
 Kind = Literal["reasoning", "commentary", "final", "call"]
 
 
 @dataclass(slots=True)
 class Said:
-    """More of message number `message`. `tokens`: how many log-probabilities of the piece are this text's."""
+    """More of message number `message`. `call`: the first delta of it that is in `text`. `tokens`: how many
+    log-probabilities of the piece are this text's.
+    """
 
     message: int
     kind: Kind
@@ -30,7 +33,7 @@ class Said:
 
 class Notes(Splitter, Protocol):
     def take(self) -> list[Said]:
-        """What was said since the last time."""
+        """What was said since the last time, before stop strings were looked for: more of a message is one of them."""
 
 
 class _Book:
@@ -41,7 +44,12 @@ class _Book:
         self._undecided = 0
 
     def take(self) -> list[Said]:
-        said, self._said = self._said, []
+        told, self._said = self._said, []
+        said = []
+        for _, more in groupby(told, lambda each: (each.message, each.kind)):
+            same = list(more)
+            text, tokens = "".join(each.text for each in same), sum(each.tokens for each in same)
+            said.append(Said(same[0].message, same[0].kind, text, same[0].call, tokens))
         return said
 
     def _count(self, token_ids: Sequence[int], split: Split, silent_ids: frozenset[int]) -> Split:
