@@ -39,9 +39,9 @@ from yardmaster.parallel.mesh import Mesh
 PROCESSORS = 132  # an H100's
 # Operators that launch nothing: they make memory, or look at it in another shape.
 FREE = {
-    "alias", "as_strided", "detach", "empty", "empty_like", "empty_strided", "expand", "flatten", "new_empty",
-    "permute", "reshape", "select", "slice", "split", "split_with_sizes", "t", "transpose", "unbind", "unflatten",
-    "unsqueeze", "view", "_unsafe_view", "zeros_like",
+    "alias", "as_strided", "detach", "empty", "empty_like", "empty_strided", "expand", "flatten", "narrow",
+    "new_empty", "permute", "reshape", "select", "slice", "split", "split_with_sizes", "t", "transpose", "unbind",
+    "unflatten", "unsqueeze", "view", "_unsafe_view", "zeros_like",
 }  # fmt: skip
 
 
