@@ -43,6 +43,7 @@ RESULTS = Path(__file__).parent / "results"
 RANK = (sys.executable, "-m", "yardmaster.bench.null_rank")
 TOKENS = 16  # of a short answer
 CONNECTIONS = 64
+LONGEST = 60_000  # tokens of an answer: the context has 65,536
 VOCABULARY = 32_768
 
 
@@ -145,7 +146,7 @@ def measure(options: argparse.Namespace, api_servers: int, model: Path) -> Itera
             yield {"streams": count, "interval_ms": options.interval} | timed("paced", work)
         for count in options.streams:
             pause = max(1e-6, round(count / options.offer, 6))
-            work = streams(port, count, max(2, int(options.seconds / pause)), pause)
+            work = streams(port, count, min(LONGEST, max(2, int(options.seconds / pause))), pause)
             yield {"streams": count, "offered_per_s": options.offer} | timed("rate", work)
 
 

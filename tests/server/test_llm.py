@@ -15,6 +15,7 @@ import pytest
 import yardmaster
 from yardmaster import LLM, SamplingParams
 from yardmaster.models.random_checkpoint import small_gpt_oss, write_random_checkpoint
+from yardmaster.server import engine_settings
 from yardmaster.server.cli import main as cli
 from yardmaster.server.cli.console import plain
 
@@ -247,14 +248,20 @@ def test_a_program_with_a_model_needs_no_web_framework() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_the_demo_is_made_once(
+def test_without_a_model_the_embedded_one_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["generate", "-p", "Spell the word yard.", "--chat", *ENGINE]) == 0
+    assert capsys.readouterr().out == "y-a-r-d\n"
+
+
+def test_an_installation_without_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for _ in range(2):
-        assert cli.run(["generate", "-p", "hello", "--max-tokens", "2", *ENGINE]) == 0
-    assert capsys.readouterr().err.count("making the demo model") == 1
-    assert [path.name for path in (tmp_path / "yardmaster").iterdir()] == [f"demo-{yardmaster.__version__}"]
+    monkeypatch.setattr(engine_settings, "__file__", str(tmp_path / "server" / "engine_settings.py"))
+    assert cli.run(["generate", "-p", "hello", *ENGINE]) == 2
+    assert capsys.readouterr().err == (
+        f"error: the embedded demo model is not in {tmp_path}/demo/checkpoint: install the package again, "
+        "or name a MODEL\n"
+    )
 
 
 @pytest.mark.slow
