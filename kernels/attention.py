@@ -57,7 +57,7 @@ def prefill_attention(
         from .gpu.prefill_attention import prefill_attention as gpu
 
         return gpu(*arguments)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and q_NHd.device.type == "cpu":
         return training.prefill_attention(*arguments)
     return _plain(q_NHd).prefill_attention(*arguments)
 

@@ -18,7 +18,8 @@ from fastapi import FastAPI, Response
 
 from ... import __version__
 from ...engine.client import EngineClient, EngineDead, EngineOverloaded
-from ...engine.messages import EngineStats, RankReport, RequestOutput, Submit
+from ...engine.client_around import ClientAround
+from ...engine.messages import EngineStats, RequestOutput, Submit
 from ..fair.ring import Keys
 from ..fair.tenant import CALLER
 from ..http import chat, completions, errors, responses
@@ -124,11 +125,11 @@ def behind(service: Service, model: str, max_running: int) -> Service:
     return replace(service, client=client, metrics=Metrics(model, __version__))
 
 
-class BackgroundClient:
+class BackgroundClient(ClientAround):
     """An `EngineClient` whose requests come last, and few at a time: only while nobody waits in the engine's queues."""
 
     def __init__(self, inner: EngineClient, max_running: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._clock = clock
         self._places = asyncio.Semaphore(max_running)
         self._holders: set[str] = set()
@@ -157,30 +158,6 @@ class BackgroundClient:
             await self._inner.abort(request_id)
         finally:
             self._leave(request_id)
-
-    async def start(self) -> None:
-        await self._inner.start()
-
-    async def stop(self) -> None:
-        await self._inner.stop()
-
-    @property
-    def dead(self) -> str | None:
-        return self._inner.dead
-
-    @property
-    def ready(self) -> bool:
-        return self._inner.ready
-
-    @property
-    def max_model_len(self) -> int:
-        return self._inner.max_model_len
-
-    def on_stats(self, listener: Callable[[int, EngineStats], None]) -> None:
-        self._inner.on_stats(listener)
-
-    def on_report(self, listener: Callable[[RankReport], None]) -> None:
-        self._inner.on_report(listener)
 
     async def _follow(
         self, request_id: str, outputs: AsyncIterator[RequestOutput]

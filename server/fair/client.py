@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from itertools import count
 
 import msgspec
 
 from ...engine.client import EngineClient, EngineDead, EngineOverloaded
+from ...engine.client_around import ClientAround
 from ...engine.config import EngineConfig
-from ...engine.messages import EngineStats, RankReport, RequestOutput, Submit
+from ...engine.messages import RequestOutput, Submit
 from .fair_queue import FairQueue, Flow
 from .keyring import Keyring
 from .refusals import DRAIN_RETRY, too_good_a_priority, too_late
@@ -26,7 +27,7 @@ from .tenant import CALLER, Caller
 OPEN_END = 1024  # tokens charged at first for an answer that may take all of the context
 
 
-class FairClient:
+class FairClient(ClientAround):
     """See `EngineClient`; `inner` is the engine. Bounds are of the whole engine, all its groups together.
 
     `max_running` sequences may be in the engine, which should be a few more than run at once, so that a place that
@@ -45,7 +46,7 @@ class FairClient:
         max_starting: int,
         step_tokens: int,
     ) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._keys = keys
         self._queue: FairQueue[FairStream] = FairQueue(max_waiting)
         self._live: dict[str, FairStream] = {}
@@ -114,30 +115,9 @@ class FairClient:
         if stream is not None:
             stream.end(RequestOutput(request_id=request_id, finish_reason="abort"))
 
-    async def start(self) -> None:
-        await self._inner.start()
-
     async def stop(self) -> None:
-        await self._inner.stop()
+        await super().stop()
         self._pump()
-
-    @property
-    def dead(self) -> str | None:
-        return self._inner.dead
-
-    @property
-    def ready(self) -> bool:
-        return self._inner.ready
-
-    @property
-    def max_model_len(self) -> int:
-        return self._inner.max_model_len
-
-    def on_stats(self, listener: Callable[[int, EngineStats], None]) -> None:
-        self._inner.on_stats(listener)
-
-    def on_report(self, listener: Callable[[RankReport], None]) -> None:
-        self._inner.on_report(listener)
 
     def _cost(self, request: Submit) -> int:
         """Tokens that a sequence may take, as far as its request says."""
