@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Of `make demo`: one rank a GPU, or two on the CPU. Where libjemalloc2 is installed it is used:
+# glibc's malloc comes to take half of the time, because every step asks for other sizes.
+MALLOC_CONF ?= oversize_threshold:0,dirty_decay_ms:10000,muzzy_decay_ms:0,narenas:2
+RANKS ?= $(shell nvidia-smi --list-gpus 2>/dev/null | grep --count . | sed 's/^0$$/2/')
 # mypy and import-linter want a folder named like the package, whatever the checkout is called.
 LINK := build/check/yardmaster
 
@@ -63,11 +67,12 @@ bench-peers: $(STAMP) ## the same work through whatever else is installed on thi
 bench-compiled: $(STAMP) ## what the compiler makes of the GPU kernels; needs no GPU
 	$(BIN)/python -m yardmaster.bench.compiled
 
-demo: $(STAMP) ## train the embedded model again, into build/demo: two hours on two cores
-	$(BIN)/python -m yardmaster.demo train --run build/demo
+demo: $(STAMP) ## train the embedded model again, into build/demo: some two hours on two cores (RANKS=2, or one a GPU)
+	LD_PRELOAD=$(firstword $(wildcard /usr/lib/*/libjemalloc.so.2)) MALLOC_CONF=$(MALLOC_CONF) \
+	  $(BIN)/torchrun --standalone --nproc-per-node $(RANKS) -m yardmaster.demo train --folder build/demo
 	rm -rf build/demo/checkpoint
-	$(BIN)/python -m yardmaster.demo export build/demo/checkpoint --run build/demo
-	$(BIN)/python -m yardmaster.demo draw --run build/demo --directory build/demo
+	$(BIN)/python -m yardmaster.demo export build/demo/checkpoint --folder build/demo
+	$(BIN)/python -m yardmaster.demo draw --folder build/demo --directory build/demo
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

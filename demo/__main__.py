@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,17 +14,17 @@ from .config import DEFAULT, DemoConfig
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 Config = Annotated[Path, typer.Option("--config", help="What to train and how, in TOML.")]
-Folder = Annotated[Path, typer.Option("--run", help="The folder of the training.")]
+Folder = Annotated[Path, typer.Option("--folder", help="The folder of the training.")]
 RUN = Path("build/demo")
 
 
 @app.command()
-def count(config: Config = DEFAULT, words: int = 1700) -> None:
-    """How many parameters a model of this shape has, with a vocabulary of so many tokens."""
+def count(config: Config = DEFAULT, tokens: int = 2144) -> None:
+    """How many parameters a model of this shape has, with a tokenizer of so many tokens."""
     from .count import Count
 
     chosen = _read(config)
-    counted = Count.of(chosen.shape.model(words))
+    counted = Count.of(chosen.shape.model(tokens))
     for name in ("embedding", "attention", "experts", "rest", "total", "active"):
         print(f"{name:10} {getattr(counted, name):>12,}")
     print(f"{'checkpoint':10} {counted.packed_bytes / 1e6:>9.1f} MB with experts in MXFP4")
@@ -37,42 +37,27 @@ def train(
     threads: Annotated[int, typer.Option(help="Of the processor; 0 takes all.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "auto",
 ) -> None:
-    """Train the model, or go on where the training in the folder stopped."""
+    """Train the model, or go on where the training in the folder stopped; under torchrun, on all of its ranks."""
     import torch
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from .progress import progress
+    from .ranks import Ranks
     from .training import Training
     from .vocabulary import train_tokenizer
 
     chosen = _read(config)
-    torch.set_num_threads(threads or os.cpu_count() or 1)
-    if not (run / "tokenizer" / "tokenizer.json").exists():
-        train_tokenizer(run / "tokenizer", chosen.words, chosen.shape.context, chosen.train.seed)
+    ranks = Ranks.met(_device(device))
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // ranks.size))
+    if ranks.first and not (run / "tokenizer" / "tokenizer.json").exists():
+        train_tokenizer(run / "tokenizer", chosen.vocabulary, chosen.shape.context, chosen.train.seed)
+    ranks.wait()
     try:
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        training = Training(chosen, run, device)
+        training = Training(chosen, run, _device(device), ranks)
+        with progress(training.step, chosen.train.steps, ranks.first) as report:
+            training.run(report)
     except ValueError as error:
         raise _refused(error) from None
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[now]}"),
-    )
-    with Progress(*columns) as bar:
-        task = bar.add_task("training", total=chosen.train.steps, completed=training.step, now="")
-
-        def report(line: dict[str, Any]) -> None:
-            if "exact" in line:
-                shares = " ".join(f"{kind} {100 * min(each):.0f}" for kind, each in line["exact"].items())
-                bar.console.print(f"step {line['step']}: % right at the worst effort: {shares}")
-                return
-            now = f"loss {line['loss']:.3f}, {line['tokens'] / max(1e-9, line['seconds']):.0f} tokens/s"
-            bar.update(task, completed=line["step"], now=now)
-
-        training.run(report)
+    ranks.part()
 
 
 @app.command()
@@ -114,6 +99,16 @@ def draw(run: Folder = RUN, directory: Path = RUN) -> None:
 
     for path in paint(run / "log.jsonl", directory):
         print(path)
+
+
+def _device(name: str) -> str:
+    """This rank's: its own GPU, where there is one for each rank of this machine."""
+    from torch.cuda import device_count
+
+    local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if name == "auto":
+        name = "cuda" if device_count() >= here else "cpu"
+    return f"cuda:{local}" if name == "cuda" else name
 
 
 def _read(config: Path) -> DemoConfig:

@@ -72,16 +72,16 @@ class Schedule:
     """The training. `tokens` of conversations in a step, beside the system messages that they share."""
 
     seed: int = 1
-    steps: int = 8000
-    tokens: int = 3072
+    steps: int = 6600
+    tokens: int = 4096
     learning_rate: float = 2.5e-3
     warm_up: int = 100
     least_rate: float = 0.02  # of the learning rate, where the cosine ends
     weight_decay: float = 0.05
     clip: float = 1.0
     router_aux_loss_coef: float = 0.02
-    mxfp4_from: float = 0.7  # of the steps: from there on experts compute with what MXFP4 will leave of them
-    evaluate_every: int = 500
+    mxfp4_from: float = 0.85  # of the steps: from there on experts compute with what MXFP4 will leave of them
+    evaluate_every: int = 1000
     evaluate_on: int = 24  # held-out conversations a kind and effort
     save_every: int = 250
 
@@ -90,7 +90,7 @@ class Schedule:
 class DemoConfig:
     shape: Shape = field(default_factory=Shape)
     train: Schedule = field(default_factory=Schedule)
-    words: int = 2000  # at most so many whole words in the vocabulary
+    vocabulary: int = 3000  # tokens that BPE learns beside bytes; those that are whole words stay
 
     @classmethod
     def read(cls, path: Path) -> DemoConfig:

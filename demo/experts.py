@@ -9,7 +9,7 @@ import torch
 
 from ..experts.base import ExpertShard
 from ..experts.resident import ResidentExperts
-from ..kernels.reference.mxfp4 import pack, unpack
+from ..kernels.reference.mxfp4 import rounded
 from ..kernels.training.experts import moe_experts
 
 
@@ -32,5 +32,5 @@ class TrainedExperts(ResidentExperts):
 def through_mxfp4(weight: torch.Tensor) -> torch.Tensor:
     """The packed weight's values, with the gradient of the weight."""
     with torch.no_grad():
-        left = unpack(*pack(weight), torch.float32) - weight
+        left = rounded(weight) - weight
     return weight + left

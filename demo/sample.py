@@ -28,6 +28,11 @@ class Sample:
     targets: list[int]
     spans: list[tuple[int, int] | None]
 
+    @property
+    def taught(self) -> int:
+        """How many targets it has."""
+        return len(self.targets) - self.targets.count(NOTHING)
+
 
 def messages(turns: tuple[Turn, ...], instructions: str, effort: str) -> list[dict[str, object]]:
     """In OpenAI's form, replies included."""

@@ -19,38 +19,40 @@ from ..weights.tokenizer_writer import SPECIALS, byte_level, byte_pieces, save_t
 # Words with the space before them, digits one by one, runs of marks, line ends, other space.
 PATTERN = r" ?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 MULTIPLE = 16  # of the vocabulary, which matrix products like
-LEAST = 3  # times that a piece must have been seen
+LEAST = 3  # times that two neighbours must have been seen
 
 
-def write_word_tokenizer(directory: Path, texts: Iterable[str], known: Container[str], words: int, context: int) -> int:
+def write_word_tokenizer(directory: Path, texts: Iterable[str], known: Container[str], size: int, context: int) -> int:
     """Train on `texts` and write the files of a checkpoint's tokenizer. Returns the size of the vocabulary.
 
-    `known` are the words, in lower case, that may become tokens.
+    `known` are the words, in lower case, that may become tokens; `size` is how many tokens BPE learns.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    whole = common_words(texts, known, words)
+    whole = learnt_words(texts, known, size)
     least = len(alphabet) + SPECIALS
-    size = max(least, (least + len(whole)) // MULTIPLE * MULTIPLE)
-    vocab = {piece: place for place, piece in enumerate([*alphabet, *whole][: size - SPECIALS])}
-    specials = special_ids(size)
+    vocabulary = max(least, (least + len(whole)) // MULTIPLE * MULTIPLE)
+    vocab = {piece: place for place, piece in enumerate([*alphabet, *whole][: vocabulary - SPECIALS])}
+    specials = special_ids(vocabulary)
     # A piece that is a word of the vocabulary is that word; any other has no merges and comes apart into its bytes.
     model = models.BPE(vocab=vocab, merges=[], ignore_merges=True, fuse_unk=False, byte_fallback=False)
     save_tokenizer(directory, byte_level(model, PATTERN, specials), specials, context)
-    return size
+    return vocabulary
 
 
-def common_words(texts: Iterable[str], known: Container[str], most: int) -> list[str]:
-    """The commonest pieces of `texts` that BPE, trained on them, joins into one token; spelt in bytes."""
-    pieces, counts = byte_pieces(PATTERN), Counter[str]()
+def learnt_words(texts: Iterable[str], known: Container[str], size: int) -> list[str]:
+    """Of the tokens that BPE learns those that are whole pieces of `texts`, the commonest first; spelt in bytes."""
+    pieces, counts = byte_pieces(PATTERN), Counter[tuple[str, str]]()
     for text in texts:
         for piece, (start, end) in pieces.pre_tokenize_str(text):
             word = text[start:end].strip()
             if len(piece) > 1 and (word.lower() in known or not any(map(str.isalnum, word))):
-                counts[piece] += 1
-    ranked = [piece for piece, count in counts.most_common() if count >= LEAST][:most]
+                counts[piece, text[start:end]] += 1
     learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(vocab_size=1 << 16, min_frequency=1, show_progress=False)
-    learner.train_from_iterator(ranked, trainer)
+    learner.pre_tokenizer = pieces
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(alphabet) + size, initial_alphabet=alphabet, min_frequency=LEAST, show_progress=False
+    )
+    learner.train_from_iterator((text for (_, text), count in counts.items() for _ in range(count)), trainer)
     learnt = json.loads(learner.to_str())["model"]["vocab"]
-    return [piece for piece in ranked if piece in learnt]
+    return [piece for (piece, _), _ in counts.most_common() if piece in learnt]

@@ -1,7 +1,8 @@
 """The training loop: AdamW, warm-up and cosine, clipped gradients, the routers' loss, checkpoints to go on from.
 
 Everything of a step is drawn from the seed and the step's number, so that a run that was cut off goes on as if it had
-not been. In the run's folder: tokenizer/, state.pt, and log.jsonl with a line every `LOG` steps and every evaluation.
+not been, on as many ranks as it likes. In the run's folder: tokenizer/, state.pt, and log.jsonl with a line every `LOG`
+steps and every evaluation.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..server.text.tokenizer import Tokenizer
 from .batch import Batch
 from .config import DemoConfig, Schedule
 from .exact import exact
+from .ranks import Ranks
 from .sample import Renderer, Sample
 from .tasks.base import EFFORTS
 from .tasks.mix import draw
@@ -37,13 +39,14 @@ FIRST_DAY, DAYS = date(2024, 1, 1), 3650
 class Training:
     """One run in `folder`, from where it stopped if it is there already."""
 
-    def __init__(self, config: DemoConfig, folder: Path, device: str = "cpu") -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: DemoConfig, folder: Path, device: str = "cpu", ranks: Ranks | None = None) -> None:
+        self.config, self.folder, self.ranks = config, folder, ranks or Ranks()
         self.renderer = Renderer(Tokenizer(folder / "tokenizer"))
         model_config = config.shape.model(Tokenizer(folder / "tokenizer").vocab_size)
         self.trainee = Trainee(model_config, config.train.seed, device=device)
         model, decay = self.trainee.model, config.train.weight_decay
         self.optimizer = torch.optim.AdamW(groups(model, decay), lr=0.0, betas=BETAS, fused=True)
+        self.ranks.hold(model.parameters())
         self.step = self.tokens = 0
         self.seconds = 0.0
         self._load()
@@ -56,6 +59,8 @@ class Training:
             line = self._train_one()
             self.step += 1
             self.seconds += time.monotonic() - began
+            if not self.ranks.first:
+                continue
             if self.step % LOG == 0 or self.step == schedule.steps:
                 self._tell(line, report)
             if self.step % schedule.evaluate_every == 0 or self.step == schedule.steps:
@@ -73,14 +78,18 @@ class Training:
         rate = learning_rate(schedule, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        samples = draw_samples(self.renderer, random.Random(f"{schedule.seed} {self.step}"), schedule.tokens)
-        loss, imbalance = trainee.losses(Batch.of(samples, trainee.windows, trainee.device))
+        drawn = draw_samples(self.renderer, random.Random(f"{schedule.seed} {self.step}"), schedule.tokens)
+        batch = Batch.of(self.ranks.share(drawn), trainee.windows, trainee.device)
+        loss, imbalance = trainee.losses(batch)
+        loss = loss * (len(batch.targets_S) / sum(sample.taught for sample in drawn))
+        imbalance = imbalance / self.ranks.size
         (loss + schedule.router_aux_loss_coef * imbalance).backward()
+        loads = torch.stack([router.counts() for router in trainee.routers])
+        loss, imbalance, loads = self.ranks.add_up(loss, imbalance, loads)
         norm = torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), schedule.clip)
         self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.tokens += sum(len(sample.ids) for sample in samples)
-        loads = torch.stack([router.counts() for router in trainee.routers])
+        self.optimizer.zero_grad(set_to_none=self.ranks.size == 1)
+        self.tokens += sum(len(sample.ids) for sample in drawn)
         return {
             "step": self.step + 1,
             "tokens": self.tokens,
@@ -121,8 +130,17 @@ class Training:
         except (RuntimeError, KeyError, ValueError):
             raise ValueError(f"{path} is of another model: choose another folder, or remove it") from None
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
+        if self.ranks.first:
+            self._forget()
         if self.step >= self.config.train.mxfp4_from * self.config.train.steps:
             self.trainee.pack_experts()
+
+    def _forget(self) -> None:
+        """What the log says of steps after the state, which are to come again."""
+        log = self.folder / "log.jsonl"
+        if log.exists():
+            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step), encoding="utf-8")
 
 
 def draw_samples(renderer: Renderer, rng: random.Random, tokens: int) -> list[Sample]:

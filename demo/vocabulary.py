@@ -28,11 +28,11 @@ string number integer boolean true false null default"""
 _MARKER = re.compile(r"<\|[a-z]+\|>")
 
 
-def train_tokenizer(directory: Path, words: int, context: int, seed: int, conversations: int = CONVERSATIONS) -> int:
+def train_tokenizer(directory: Path, size: int, context: int, seed: int, conversations: int = CONVERSATIONS) -> int:
     """Train on conversations drawn from `seed` and write the tokenizer's files. Returns the size of the vocabulary."""
     known = vocabulary() | {word.lower() for word in re.findall(r"\w+", FORMAT)}
     directory.mkdir(parents=True, exist_ok=True)
-    return write_word_tokenizer(directory, _texts(random.Random(seed), conversations, context), known, words, context)
+    return write_word_tokenizer(directory, _texts(random.Random(seed), conversations, context), known, size, context)
 
 
 def _texts(rng: random.Random, conversations: int, context: int) -> Iterator[str]:

@@ -26,7 +26,10 @@ DAY_AFTER = Phrasing(
         "What day follows {day}?", "Which day follows {day}?", "What comes after {day}?", "The day after {day}[|?]",
         "If today is {day}, what [day|] is tomorrow?", "Today is {day}. What [day|] is tomorrow?",
         "Name the day after {day}.", "Tell me the day after {day}.", "What is the next day after {day}?",
-        "Give me the day that follows {day}.",
+        "Give me the day that follows {day}.", "It is {day}. Which day is tomorrow?", "If today is {day}, tomorrow is?",
+        "Now it is {day}. What day is next?", "It is {day} today. What comes tomorrow?",
+        "{day} is today. And tomorrow?",
+        "If it is {day}, what is the next day?",
     ),
     ("Tell me which day comes after {day}.", "Which day is next after {day}?",
      "If it is {day} today, what day is it tomorrow?"),
@@ -37,6 +40,8 @@ DAY_BEFORE = Phrasing(
         "What day precedes {day}?", "What comes before {day}?", "The day before {day}[|?]",
         "If today is {day}, what [day|] was yesterday?", "Today is {day}. What [day|] was yesterday?",
         "Name the day before {day}.", "Tell me the day before {day}.", "Which day was it before {day}?",
+        "It is {day}. Which day was yesterday?", "It is {day} today. What was yesterday?",
+        "If it is {day}, what was the day before?", "{day} is today. And yesterday?",
     ),
     ("Tell me which day comes before {day}.", "Which day precedes {day}?",
      "If it is {day} today, what day was it yesterday?"),
@@ -46,7 +51,9 @@ DAYS_AFTER = Phrasing(
         "What day is {n} after {day}?", "Which day is {n} after {day}?", "What day comes {n} after {day}?",
         "{n} after {day}[|?]", "If today is {day}, what day is it in {n}?", "Today is {day}. What day is it in {n}?",
         "Which day of the week is {n} after {day}?", "Tell me the day {n} after {day}.",
-        "What day will it be {n} after {day}?",
+        "What day will it be {n} after {day}?", "It is {day}. Which day is it in {n}?", "Name the day {n} after {day}.",
+        "It is {day} today. What will it be in {n}?", "In {n}, what day will it be if today is {day}?",
+        "Count {n} from {day}.", "Which day comes {n} after {day}?",
     ),
     ("Tell me which day is {n} after {day}.", "Today is {day}. Which day will it be in {n}?"),
 )  # fmt: skip
@@ -55,7 +62,9 @@ DAYS_BEFORE = Phrasing(
         "What day is {n} before {day}?", "Which day is {n} before {day}?", "What day comes {n} before {day}?",
         "{n} before {day}[|?]", "If today is {day}, what day was it {n} ago?",
         "Today is {day}. What day was it {n} ago?", "Which day of the week is {n} before {day}?",
-        "Tell me the day {n} before {day}.", "What day was {n} before {day}?",
+        "Tell me the day {n} before {day}.", "What day was {n} before {day}?", "It is {day}. Which day was it {n} ago?",
+        "It is {day} today. What was it {n} ago?", "{n} ago, what day was it if today is {day}?",
+        "Name the day {n} before {day}.", "Which day comes {n} before {day}?", "Count {n} back from {day}.",
     ),
     ("Tell me which day is {n} before {day}.", "Today is {day}. Which day was {n} ago?"),
 )  # fmt: skip
@@ -65,7 +74,9 @@ MONTH_AFTER = Phrasing(
         "What is the month after {month}?", "What month follows {month}?", "Which month follows {month}?",
         "What comes after {month}?", "The month after {month}[|?]", "If it is {month} now, what is the next month?",
         "Name the month after {month}.", "Tell me the month after {month}.", "What is the next month after {month}?",
-        "Give me the month that follows {month}.",
+        "Give me the month that follows {month}.", "Now it is {month}. Which month comes next?",
+        "This month is {month}. What is the next [one|month]?", "If this is {month}, what month is next?",
+        "It is {month}. What comes next?",
     ),
     ("Tell me which month comes after {month}.", "Which month is next after {month}?",
      "It is {month} now. What month is next?"),
@@ -76,6 +87,8 @@ MONTH_BEFORE = Phrasing(
         "What is the month before {month}?", "What month precedes {month}?", "What comes before {month}?",
         "The month before {month}[|?]", "If it is {month} now, what was the last month?",
         "Name the month before {month}.", "Tell me the month before {month}.", "Which month was it before {month}?",
+        "Now it is {month}. Which month came before?", "This month is {month}. What was the last [one|month]?",
+        "If this is {month}, what month was before?", "It is {month}. What came before?",
     ),
     ("Tell me which month comes before {month}.", "Which month precedes {month}?",
      "It is {month} now. What month was before?"),
@@ -143,7 +156,7 @@ class Calendar:
     says = (
         " ".join((*DAYS, *MONTHS, *ORDINALS)),
         "days comes after before has in a leap year is month yes no not weekend day st nd rd th then",
-        "one two three four five six seven",
+        "one two three four five six seven I count the days",
     )
 
     def draw(self, rng: random.Random, held_out: bool) -> Conversation:
@@ -169,8 +182,10 @@ def _distance(rng: random.Random, held_out: bool) -> tuple[str, Reply]:
     unit = "day" if n == 1 else "days"
     text = (DAYS_AFTER if step > 0 else DAYS_BEFORE).draw(rng, held_out, n=f"{number} {unit}", day=DAYS[at])
     walk = [DAYS[(at + step * i) % 7] for i in range(n + 1)]
-    said = f"{n} {unit} {'after' if step > 0 else 'before'} {DAYS[at]} is {walk[-1]}."
-    return text, Reply(said, {"high": f"{walk[0]}, then {', '.join(walk[1:])}."})
+    asked = f"{n} {unit} {'after' if step > 0 else 'before'} {DAYS[at]}"
+    said = f"{asked} is {walk[-1]}."
+    steps = f"{asked}: {', '.join(f'{i} {day}' for i, day in enumerate(walk) if i)}"
+    return text, Reply(said, {"medium": steps, "high": f"I count the days: {steps}."})
 
 
 def _length(rng: random.Random, held_out: bool) -> tuple[str, Reply]:

@@ -109,6 +109,7 @@ class Pool:
         self._kept = frozenset(self.held_out)
         self._invented = invented
         self._capital = real[0][0].isupper()
+        self._firsts = [text.split()[0] for text in self.training if " " in text]
 
     def draw(self, rng: random.Random, held_out: bool) -> str:
         """One of them."""
@@ -116,9 +117,17 @@ class Pool:
             return pick(rng, self.held_out)
         if rng.random() >= self._invented:
             return pick(rng, self.training)
-        while (word := made_up(rng, 3).capitalize() if self._capital else made_up(rng, 3)) in self._kept:
+        while (word := self._invent(rng)) in self._kept:
             pass
         return word
+
+    def _invent(self, rng: random.Random) -> str:
+        """Of two words where real ones are, now and then; the first may be that of a real one, as in New York."""
+        word = made_up(rng, 3).capitalize() if self._capital else made_up(rng, 3)
+        if not self._firsts or rng.random() < 0.8:
+            return word
+        first = pick(rng, self._firsts) if rng.random() < 0.5 else made_up(rng, 2).capitalize()
+        return f"{first} {word}"
 
 
 class Words:

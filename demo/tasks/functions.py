@@ -57,12 +57,12 @@ class Function:
         own = (*self.words[0], *self.words[1], *self.about, self.wants, self.reply, self.more)
         return " ".join((*own, *parameters)).replace("_", " ")
 
-    def name(self, rng: random.Random, unseen: bool) -> str:
-        """A name for it. `unseen` ones are never drawn in training."""
+    def name(self, rng: random.Random, unseen: bool, invented: float = 0.0) -> str:
+        """A name for it. `unseen` ones are never drawn in training; `invented` is the share of made-up ones more."""
         while True:
             verb, noun = pick(rng, self.words[0]), pick(rng, self.words[1])
             style = rng.random()
-            if style < 0.06 or (unseen and style < 0.3):
+            if style < max(0.06, invented) or (unseen and style < 0.3):
                 name = made_up(rng) if rng.random() < 0.6 else f"{made_up(rng, 2)}_{made_up(rng, 2)}"
             elif style < 0.65:
                 name = f"{verb}_{noun}"
@@ -86,12 +86,19 @@ class Offer:
     schema: dict[str, Any]
 
     @classmethod
-    def draw(cls, rng: random.Random, function: Function, unseen: bool) -> Offer:
-        name = function.name(rng, unseen)
+    def draw(cls, rng: random.Random, function: Function, unseen: bool, invented: float = 0.0) -> Offer:
+        """`invented`: the share of parameters with made-up names, which are described then."""
+        name = function.name(rng, unseen, invented)
         keys = [(pick(rng, parameter.names), parameter) for parameter in function.parameters]
         if rng.random() < 0.15:
             rng.shuffle(keys)
         described = rng.random() < 0.4
+        if rng.random() < invented:
+            described = True
+            names: set[str] = set()
+            while len(names) < len(keys):
+                names.add(made_up(rng, 2))
+            keys = [(name, parameter) for name, (_, parameter) in zip(sorted(names), keys, strict=True)]
         parameters: dict[str, Any] = {
             "type": "object",
             "properties": {key: _schema(rng, parameter, described) for key, parameter in keys},

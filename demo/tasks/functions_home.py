@@ -109,7 +109,8 @@ HOME = (
         "stop", (("stop", "pause", "end"), ("playback", "player", "media")),
         ("Stop the music.", "Stops what is playing."), (),
         Phrasing(
-            ("Stop the music.", "Stop playing.", "Pause the music.", "Stop it.", "Be quiet."),
+            ("Stop the music.", "Stop playing.", "Pause the music.", "Stop it.", "Be quiet.", "Stop this music.",
+             "Pause the player.", "Pause this.", "Pause it."),
             ("Stop the song.", "Pause the song."),
         ),
         "the music to stop", done, "The music has stopped.",
@@ -171,7 +172,8 @@ HOME = (
         Phrasing(
             ("Add {count} {goods} to the shopping list.", "Buy {count} {goods}.",
              "Put {count} {goods} on the shopping list.", "Order {count} {goods}.", "I want to buy {count} {goods}!",
-             "Add {count} {goods} to my cart."),
+             "Add {count} {goods} to my cart.", "I want {count} {goods} in my cart!",
+             "Put {count} {goods} into the cart."),
             ("Put {count} {goods} in my cart.", "I want to order {count} {goods}!"),
         ),
         "{count} {goods}", done, "I added {count} {goods}.",

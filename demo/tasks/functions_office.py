@@ -70,7 +70,9 @@ OFFICE = (
         Phrasing(
             ("Translate {thing} [to|into] {language}.", "Translate the word {thing} [to|into] {language}.",
              "What is {thing} in {language}?", "How do you say {thing} in {language}?",
-             "How is the word {thing} said in {language}?", "What is the {language} word for {thing}?",
+             "How is the word {thing} said in {language}?", "How is {thing} called in {language}?",
+             "How is {thing} written in {language}?", "Say {thing} in {language}.",
+             "What is the {language} word for {thing}?",
              "{thing} in {language}"),
             ("Tell me {thing} in {language}.", "How is {thing} said in {language}?"),
         ),
@@ -83,7 +85,9 @@ OFFICE = (
          P(("subject", "title", "about"), "thing", "What it is about")),
         Phrasing(
             ("Send an email to {person} about {thing}.", "Write an email to {person} about {thing}.",
-             "Send {person} an email about {thing}.", "Email {person} about {thing}.", "Mail {person} about {thing}."),
+             "Send {person} an email about {thing}.", "Email {person} about {thing}.", "Mail {person} about {thing}.",
+             "Write {person} a mail about {thing}.", "Write {person} about {thing}.",
+             "An email for {person} about {thing}"),
             ("Write {person} an email about {thing}.", "Send a mail to {person} about {thing}."),
         ),
         "an email to {person}", done, "I sent the email to {person}.",
@@ -96,7 +100,8 @@ OFFICE = (
         Phrasing(
             ("Send a message to {person}: {message}", "Tell {person}: {message}", "Write to {person}: {message}",
              "Send {person} the message: {message}", "Message {person}: {message}", "Text {person}: {message}",
-             'Send "{message}" to {person}.'),
+             'Send "{message}" to {person}.', "Send {person} a message: {message}", "Write {person}: {message}",
+             "Write {person} this message: {message}", 'Write "{message}" to {person}.'),
             ("Write {person} a message: {message}", 'Text "{message}" to {person}.'),
         ),
         "a message to {person}", done, "I sent the message to {person}.",

@@ -153,7 +153,8 @@ TRAVEL = (
         ("Find a train.", "Next train to a city."), (P(("to", "destination", "city"), "city", "Where to go"),),
         Phrasing(
             ("When is the next train to {city}?", "Find a train to {city}.",
-             "When does the next train leave for {city}?", "Next train to {city}", "Which train goes to {city}?",
+             "When does the next train leave for {city}?", "Next train to {city}", "When does a train go to {city}?",
+             "When is the train to {city}?", "When do the trains to {city} leave?", "Which train goes to {city}?",
              "I want to take the train to {city}!"),
             ("When does the train to {city} leave?", "Tell me the next train to {city}."),
         ),

@@ -86,7 +86,9 @@ ASK_COUNT = Phrasing(
         "How many {things} do I own?", "Do you remember how many {things} I have?", "Tell me how many {things} I have.",
         "What is the number of my {things}?", "Do you know how many {things} I have?",
         "How many {things} did I say I have?", "Remind me how many {things} I have.",
-        "How many {things} did I tell you about?", "Say how many {things} I have.",
+        "How many {things} did I tell you about?", "Say how many {things} I have.", "How many {things} were there?",
+        "So how many {things}?", "How many {things} were mine?", "What number of {things} was it?",
+        "Was it many {things}, and how many?", "{things}: how many was that?", "Tell me the number of {things} again.",
     ),
     held_out=(
         "How many {things} was it?", "Do you still know how many {things} I have?",
@@ -107,6 +109,8 @@ ASK_PLAIN = Phrasing(
         "What was the number?", "Which number did I tell you?", "What number did I tell you?", "What is the number?",
         "Do you remember the number?", "Tell me the number.", "What number should you remember?", "Repeat the number.",
         "Which number did I say?", "What number did you remember?", "Say the number again.", "Do you know the number?",
+        "Give me the number again.", "Give me the number.", "Repeat the number that I told you.",
+        "Which was the number?", "Was it a large number, and which?", "The number I told you was?",
     ),
     held_out=(
         "Which number was it?", "Do you still know the number?", "What number did I say?",

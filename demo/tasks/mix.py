@@ -19,7 +19,7 @@ INSTRUCTIONS = (
 
 def draw(rng: random.Random) -> Conversation:
     """A conversation of training."""
-    if rng.random() < 0.5:
+    if rng.random() < 0.7:
         conversation = _one(rng, _ALL)
     else:
         # Many answers on one prompt: each costs few tokens, and shows that the last question is the one that counts.

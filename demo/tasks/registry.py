@@ -39,16 +39,16 @@ def _simple(contents: Words, cannot: beyond.Beyond) -> tuple[Weighted, ...]:
     """The kinds of one question and one answer, weighted by what there is to learn."""
     reverse, upper, spell = words.kinds(contents)
     return (
-        (arithmetic.Sums(), 3.0),
-        (arithmetic.Differences(), 4.0),
-        (reverse, 3.0),
-        (upper, 1.5),
-        (spell, 1.5),
-        (sorting.Sorting(contents), 3.0),
-        (calendar.Calendar(), 1.5),
+        (arithmetic.Sums(), 4.5),
+        (arithmetic.Differences(), 5.5),
+        (reverse, 2.0),
+        (upper, 1.7),
+        (spell, 1.0),
+        (sorting.Sorting(contents), 4.5),
+        (calendar.Calendar(), 2.5),
         (identity.identity(), 0.7),
         (identity.greeting(), 0.6),
-        (cannot, 2.0),
+        (cannot, 1.7),
     )
 
 
@@ -61,6 +61,6 @@ def _common() -> set[str]:
 _CONTENTS = Words(_common())
 _BESIDE_TOOLS = _simple(_CONTENTS, beyond.Beyond(with_tools=True))
 SIMPLE = _simple(_CONTENTS, beyond.Beyond())
-KINDS: tuple[Weighted, ...] = (*SIMPLE, (memory.Memory(SIMPLE), 4.0), (tools.Tools(_BESIDE_TOOLS), 12.0))
+KINDS: tuple[Weighted, ...] = (*SIMPLE, (memory.Memory(SIMPLE), 3.5), (tools.Tools(_BESIDE_TOOLS), 10.0))
 # Never drawn in training: how well the model follows names that it has not seen.
 UNSEEN: Worded = tools.Tools(_BESIDE_TOOLS, unseen=True)

@@ -28,6 +28,10 @@ UP = Phrasing(
         "Give me {list} [sorted|in ascending order|from smallest to largest].",
         "Rank {list} from [lowest to highest|smallest to largest].",
         "Write {list} in [ascending|increasing] order.",
+        "[Sort|Order|List] {list} with the smallest first.",
+        "[Order|List|Arrange|Put] {list}, [the smallest|smallest] first.",
+        "{list}, the smallest first",
+        "How do I put {list} in order?",
     ),
     held_out=(
         "Arrange [these|the following] numbers from smallest to largest: {list}",
@@ -54,6 +58,12 @@ DOWN = Phrasing(
         "Rank {list} from [highest to lowest|largest to smallest].",
         "Write {list} in [descending|decreasing] order.",
         "Sort {list} with the largest first.",
+        "Order {list} with the largest first.",
+        "[Order|List|Arrange|Put] {list}, [the largest|largest] first.",
+        "{list}, the largest first",
+        "Write {list} from [largest to smallest|high to low].",
+        "Put the numbers {list} in descending order.",
+        "Sort the numbers {list} from largest to smallest.",
     ),
     held_out=(
         "Arrange [these|the following] numbers from largest to smallest: {list}",
@@ -95,7 +105,7 @@ class Sorting:
 
     name = "sorting"
     phrasings = (UP, DOWN, ALPHABET)
-    says = ("and smallest first, then largest first, then",)
+    says = ("and smallest first largest first I go through the list letters",)
 
     def __init__(self, contents: Words) -> None:
         self._contents = contents
@@ -107,13 +117,12 @@ class Sorting:
         while held(" ".join(sorted(items))) != held_out:
             items = draw(rng, held_out)
         if sort < 0.3:
-            phrasing, first, done = ALPHABET, "first", sorted(items, key=str.lower)
-        elif sort < 0.7:
-            phrasing, first, done = UP, "smallest", sorted(items, key=int)
+            phrasing, done, steps = ALPHABET, sorted(items, key=str.lower), _beginnings(items)
         else:
-            phrasing, first, done = DOWN, "largest", sorted(items, key=int, reverse=True)
+            down = sort >= 0.7
+            phrasing, done, steps = DOWN if down else UP, sorted(items, key=int, reverse=down), _insertions(items, down)
         text = phrasing.draw(rng, held_out, list=_listed(rng, items))
-        reply = Reply(", ".join(done), {"high": f"{first} {', then '.join(done)}"})
+        reply = Reply(", ".join(done), {"medium": steps, "high": f"I go through the list, {steps}."})
         return Conversation(self.name, (Turn(text, reply),))
 
     def right(self, turn: Turn, said: str) -> bool:
@@ -138,6 +147,20 @@ class Sorting:
                 continue
             words.append(word)
         return [word.capitalize() for word in words] if rng.random() < 0.1 else words
+
+
+def _insertions(items: list[str], down: bool) -> str:
+    """`smallest first: 17 56; 8 17 56; 8 10 17 56`: one more number at its place each time."""
+    sorts = [sorted(items[: count + 1], key=int, reverse=down) for count in range(1, len(items))]
+    return f"{'largest' if down else 'smallest'} first: {'; '.join(map(' '.join, sorts))}"
+
+
+def _beginnings(items: list[str]) -> str:
+    """`letters l, i, g: g, i, l`: as many letters of each word as tell them apart, then those in order."""
+    words = [item.lower() for item in items]
+    enough = next(n for n in range(1, 100) if len({word[:n] for word in words}) == len(words))
+    begins = [word[:enough] for word in words]
+    return f"letters {', '.join(begins)}: {', '.join(sorted(begins))}"
 
 
 def _listed(rng: random.Random, items: list[str]) -> str:

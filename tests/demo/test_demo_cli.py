@@ -14,7 +14,7 @@ from yardmaster.demo.tasks.base import Call, Reply, Turn
 from yardmaster.demo.tasks.registry import KINDS
 
 CONFIG = """
-words = 900
+vocabulary = 1200
 [shape]
 layers = 3
 hidden = 64
@@ -51,7 +51,7 @@ def _run(*arguments):
 def test_train_export_draw_serve(tmp_path):
     config, run, out = tmp_path / "c.toml", tmp_path / "run", tmp_path / "checkpoint"
     config.write_text(CONFIG)
-    flags = "--config", config, "--run", run
+    flags = "--config", config, "--folder", run
     trained = _run("train", *flags, "--threads", 1, "--device", "cpu")
     assert trained.exit_code == 0, trained.output
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

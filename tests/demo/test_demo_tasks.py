@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import collections
 import datetime
 import itertools
 import json
@@ -153,9 +154,36 @@ def test_lists_are_sorted(held_out):
             assert 3 <= len(said) <= 4
             assert all(a.lower() <= b.lower() for a, b in itertools.pairwise(said))
             assert all(re.search(rf"\b{word}\b", turn.text) for word in said)
-        first, *then = turn.reply.thoughts["high"].split(", then ")
-        assert [first.split(" ", 1)[1], *then] == said
     assert 40 < words < 150
+
+
+def test_the_working_of_sorting_leads_to_the_result():
+    insertions = beginnings = 0
+    for turn in single("sorting", False, 1000):
+        said = turn.reply.text.split(", ")
+        working = turn.reply.thoughts["medium"]
+        assert turn.reply.thoughts["high"] == f"I go through the list, {working}."
+        assert "low" not in turn.reply.thoughts
+        if found := re.fullmatch("letters (.*): (.*)", working):
+            given, done = (part.split(", ") for part in found.groups())
+            assert sorted(given) == done
+            assert [word.lower()[: len(done[0])] for word in said] == done
+            assert len(set(done)) == len(done)
+            if all(turn.text.count(word) == 1 for word in said):
+                in_question = sorted(said, key=turn.text.index)
+                assert [word.lower()[: len(given[0])] for word in in_question] == given
+                beginnings += 1
+        else:
+            first, steps = re.fullmatch(r"(smallest|largest) first: (.*)", working).groups()
+            lists = [numbers(step) for step in steps.split("; ")]
+            assert [len(step) for step in lists] == list(range(2, len(said) + 1))
+            assert lists[-1] == [int(n) for n in said]
+            for shorter, longer in itertools.pairwise(lists):
+                assert longer == sorted(longer, reverse=first == "largest")
+                assert collections.Counter(longer) > collections.Counter(shorter)
+            insertions += 1
+    assert insertions > 400
+    assert beginnings > 150
 
 
 def monday_is(day: str, shift: int) -> str:
@@ -181,8 +209,13 @@ def test_days_and_months_are_right(held_out):
             assert given in asked
             assert n in asked or WORDS[int(n) - 1] in lower
             assert result == monday_is(given, int(n) if way == "after" else -int(n))
-            assert (way == "before") == bool(re.search(r"before|ago", lower))
-            assert turn.reply.thoughts["high"].count(",") == int(n)
+            assert (way == "before") == bool(re.search(r"before|ago|back", lower))
+            assert turn.reply.thoughts["high"] == f"I count the days: {turn.reply.thoughts['medium']}."
+            stated, _, steps = turn.reply.thoughts["medium"].partition(": ")
+            assert said.startswith(f"{stated} is ")
+            walked = [step.split(" ") for step in steps.split(", ")]
+            sign = 1 if way == "after" else -1
+            assert walked == [[str(i), monday_is(given, sign * i)] for i in range(1, int(n) + 1)]
             seen.add(way)
         elif found := re.fullmatch(r"(\w+) has (\d+) days(, 29 in a leap year)?\.", said):
             month = MONTHS.index(found[1])
@@ -310,7 +343,10 @@ def test_calculators_are_called_with_what_was_asked_and_return_its_value():
                 if re.fullmatch(r"\d+ [*/+-] \d+", str(given.get(name)))
             ]:
                 expression = found[0]
-            elif operation := [signs[value] for value in given.values() if value in signs]:
+            elif (operation := [signs[value] for value in given.values() if value in signs]) and {*given} & {
+                *"ax",
+                "first",
+            }:
                 (a,), (b,) = (
                     [given[name] for name in names if name in given]
                     for names in (("a", "x", "first"), ("b", "y", "second"))

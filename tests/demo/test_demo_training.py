@@ -1,9 +1,11 @@
 """What trains is gpt-oss: loss and every gradient as transformers has them. What is exported is what was trained."""
 
 import itertools
+import json
 import random
 import shutil
 from datetime import date
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from yardmaster.demo.config import DEFAULT, DemoConfig, Schedule, Shape
 from yardmaster.demo.count import Count
 from yardmaster.demo.experts import through_mxfp4
 from yardmaster.demo.export import checkpoint_tensors, export
+from yardmaster.demo.ranks import Ranks
 from yardmaster.demo.sample import NOTHING, Renderer
 from yardmaster.demo.tasks.base import Call, Conversation, Reply, Turn
 from yardmaster.demo.tasks.mix import draw
@@ -26,6 +29,7 @@ from yardmaster.demo.vocabulary import train_tokenizer
 from yardmaster.kernels.reference.mxfp4 import pack, unpack
 from yardmaster.server.text.tokenizer import Tokenizer
 
+SCRIPT = Path(__file__).with_name("training_ranks.py")
 SHAPE = Shape(
     layers=3,
     hidden=64,
@@ -188,6 +192,51 @@ def test_a_run_goes_on_where_it_stopped(folder, tmp_path):
     assert torch.equal(runs[0][1], runs[1][1])
 
 
+def test_the_log_of_steps_that_come_again_is_forgotten(folder, tmp_path):
+    shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
+    config = DemoConfig(SHAPE, Schedule(steps=3, tokens=300, evaluate_every=9, evaluate_on=1, save_every=9), 1200)
+    training = Training(config, tmp_path)
+    training.step = 2
+    training._save()
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "exact": {}}\n{"step": 3, "loss": 2.0}\n')
+    lines = []
+    Training(config, tmp_path).run(lines.append)
+    assert [line["step"] for line in lines if "loss" in line] == [3]
+    assert [json.loads(line) for line in log.read_text().splitlines()][:2] == [
+        {"step": 1, "loss": 3.0},
+        {"step": 2, "exact": {}},
+    ]
+    assert log.read_text().count('"step": 3, "tokens"') == 1
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_that_train_together_step_as_one_does(ranks, folder, tmp_path, size):
+    alone, *together = (
+        ranks(SCRIPT, count, DEMO_FOLDER=str(folder), DEMO_OUT=str(tmp_path / str(count))) for count in (1, size)
+    )
+    for lines in together[0]:
+        for line, wanted in zip(lines, alone[0], strict=True):
+            assert line["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
+            assert line["gradient_norm"] == pytest.approx(wanted["gradient_norm"], rel=1e-3)
+            assert line["max_over_mean_load"] == wanted["max_over_mean_load"]
+            assert line["tokens"] == wanted["tokens"]
+            assert line["router_loss"] == pytest.approx(wanted["router_loss"], rel=0.05)  # of each rank's own tokens
+    wanted = load_file(tmp_path / "1" / "0.safetensors")
+    every = [load_file(tmp_path / str(size) / f"{rank}.safetensors") for rank in range(size)]
+    for name, moment in wanted.items():
+        assert torch.allclose(every[0][name], moment, rtol=1e-3, atol=1e-5 * moment.abs().max().item() + 1e-12), name
+        assert all(torch.equal(each[name], every[0][name]) for each in every)
+
+
+def test_more_ranks_than_conversations_are_refused(folder, tmp_path):
+    shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
+    training = Training(DemoConfig(SHAPE, Schedule(steps=1, tokens=1), 1200), tmp_path)
+    training.ranks = Ranks(0, 2)
+    with pytest.raises(ValueError, match="1 conversations for 2 ranks: raise tokens"):
+        training._train_one()
+
+
 def test_training_lowers_the_loss_and_tells(folder, tmp_path):
     shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
     schedule = Schedule(steps=40, tokens=400, warm_up=5, evaluate_every=40, evaluate_on=2, save_every=40)
@@ -230,11 +279,11 @@ def test_the_tokenizer_keeps_letters_and_numbers_apart(folder):
     ("text", "named"),
     [
         ("word = 3", "word is unknown"),
-        ("words = 1.5", "words must be int"),
+        ("vocabulary = 1.5", "vocabulary must be int"),
         ("[shape]\nlayers = 'six'", "layers must be int"),
         ("[train]\nsteps = true", "steps must be int"),
         ("shape = 3", "shape must be a table"),
-        ("words = ", "Invalid value"),
+        ("vocabulary = ", "Invalid value"),
     ],
 )
 def test_a_wrong_config_is_refused_by_name(tmp_path, text, named):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yardmaster.kernels.reference.mxfp4 import E2M1, STRETCH, pack, unpack
+from yardmaster.kernels.reference.mxfp4 import E2M1, STRETCH, pack, rounded, unpack
 
 mxfp4 = pytest.importorskip("transformers.integrations.mxfp4")
 
@@ -76,6 +76,27 @@ def test_ties_go_to_the_even_code() -> None:
     x = torch.zeros(32)
     x[:9] = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 7.0, -0.75])
     assert unpack(*pack(x), torch.float32)[:9].tolist() == [0, 1, 1, 2, 2, 4, 4, 6, -1]
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-4, 1.0, 1e4, 1e30])
+def test_rounded_is_what_pack_leaves(size: float) -> None:
+    x = torch.randn(33, 12, 192) * size
+    x[0, 0] = 0  # blocks of nothing, and single zeros
+    x[1, :, :32] = 0
+    x[2, :, ::3] = 0
+    x[3] = torch.randint(-14, 15, (12, 192)) * 0.25 * size  # ties
+    x[4] = torch.randint(-6, 3, (12, 192)).float().exp2() * size
+    got = rounded(x)
+    assert got.shape == x.shape
+    assert torch.equal(got, unpack(*pack(x), torch.float32))
+    assert torch.equal(rounded(got), got)
+    assert torch.equal(torch.signbit(got), torch.signbit(x))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(4, 33), torch.zeros(32).bfloat16(), torch.tensor(1.0)])
+def test_rounded_wants_float32_in_blocks(x: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="wants float32 in multiples of 32"):
+        rounded(x)
 
 
 def test_what_cannot_be_packed() -> None:
