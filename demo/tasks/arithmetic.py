@@ -36,6 +36,13 @@ SUMS = Phrasing(
         "How many are {a} and {b} [|together]?",
         "What is {a} added to {b}?",
         "Increase {a} by {b}.",
+        "{b} more than {a}[|?]",
+        "How much is {b} more than {a}?",
+        "Which number is {b} more than {a}?",
+        "What number is {b} more than {a}?",
+        "Tell me what {b} more than {a} is.",
+        "What is {a} and {b} more?",
+        "What is {a} increased by {b}?",
         "What is the total of {a} and {b}?",
     ),
     held_out=(
@@ -72,6 +79,14 @@ DIFFERENCES = Phrasing(
         "Decrease {a} by {b}.",
         "How much is {a} less {b}?",
         "What is {b} less than {a}?",
+        "How much is {a} when {b} is taken away?",
+        "What is {a} [when|if] {b} is subtracted?",
+        "What remains of {a} [when|if] you take {b} away?",
+        "Tell me {a} [-|minus] {b}.",
+        "Give me {b} less than {a}.",
+        "What do I get [when|if] I take {b} from {a}?",
+        "Which number do you get [when|if] {b} is subtracted from {a}?",
+        "{a} less {b}",
     ),
     held_out=(
         "What does {a} [-|minus] {b} make?",
@@ -88,6 +103,11 @@ GAPS = Phrasing(
         "[Find|Compute|Give me] the difference between {a} and {b}.",
         "The difference [between|of] {a} and {b}[|?]",
         "How much more is {a} than {b}?",
+        "How much bigger is {a} than {b}?",
+        "By how much is {a} larger than {b}?",
+        "By how much is {b} smaller than {a}?",
+        "How much smaller is {b} than {a}?",
+        "Tell me how much larger {a} is than {b}.",
         "[I have|You have] {a} and [I|you] give away {b}. How many are left?",
         "How much is left of {a} [if|when] {b} is subtracted?",
         "How many are left [if|when] I take {b} from {a}?",
@@ -100,7 +120,7 @@ GAPS = Phrasing(
 )
 NUMBER_WORDS = (
     "Ones: Tens: Hundreds: write 1, carry 1. borrow 1. is less than, so the answer is negative: first",
-    "how much larger is equal subtracted",
+    "how much larger is equal subtracted more than to. I add and",
 )
 
 
@@ -174,8 +194,8 @@ def _digits(a: int, b: int) -> list[tuple[str, int, int]]:
 
 
 def _adding(a: int, b: int, sentences: bool) -> str:
-    """`7+5=12 4+8+1=13 3+0+1=4`, or the same in sentences."""
-    steps, carry = [], 0
+    """`347+85: 7+5=12 4+8+1=13 3+0+1=4`, or the same in sentences."""
+    steps, carry = [f"I add {a} and {b}." if sentences else f"{a}+{b}:"], 0
     columns = _digits(a, b)
     for at, (place, x, y) in enumerate(columns):
         total = x + y + carry
@@ -190,11 +210,15 @@ def _adding(a: int, b: int, sentences: bool) -> str:
 
 
 def _subtracting(a: int, b: int, sentences: bool) -> str:
-    """`7-5=2 14-8=6 3-0-1=2`; with the numbers swapped where the result is negative: `85<347 7-5=2 14-8=6 3-0-1=2`."""
-    steps, borrowed = [], 0
+    """`347>85 347-85: 7-5=2 14-8=6 3-0-1=2`, the larger number first: `85<347 347-85: 7-5=2 …` is negative then."""
+    large, small, borrowed = max(a, b), min(a, b), 0
     if a < b:
-        steps = [f"{a} is less than {b}, so the answer is negative: first {b} - {a}." if sentences else f"{a}<{b}"]
-    for place, x, y in _digits(max(a, b), min(a, b)):
+        compared = f"{a} is less than {b}, so the answer is negative: first {b} - {a}." if sentences else f"{a}<{b}"
+    else:
+        sign, words = (">", "more than") if a > b else ("=", "equal to")
+        compared = f"{a} is {words} {b}: {a} - {b}." if sentences else f"{a}{sign}{b}"
+    steps = [compared if sentences else f"{compared} {large}-{small}:"]
+    for place, x, y in _digits(large, small):
         terms = [str(x), str(y)] + ["1"] * borrowed
         borrowed = int(x - y - borrowed < 0)
         if borrowed:

@@ -57,7 +57,9 @@ OFFICE = (
         Phrasing(
             ("Convert {amount} {from} to {to}.", "How much is {amount} {from} in {to}?",
              "What is {amount} {from} in {to}?", "Change {amount} {from} into {to}.",
-             "Exchange {amount} {from} for {to}.", "{amount} {from} in {to}"),
+             "Exchange {amount} {from} for {to}.", "{amount} {from} in {to}",
+             "How many {to} is {amount} {from}?", "How many {to} do I get for {amount} {from}?",
+             "What {to} are {amount} {from}?"),
             ("How many {to} are {amount} {from}?", "Exchange {amount} {from} into {to}."),
         ),
         "to convert {amount} {from} to {to}", some(result=(1, 9999)), "{amount} {from} is {result} {to}.",

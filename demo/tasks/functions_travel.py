@@ -88,6 +88,8 @@ TRAVEL = (
         Phrasing(
             ("Find a flight from {city} to {town} on {day}.", "Book a flight from {city} to {town} on {day}.",
              "I want to fly from {city} to {town} on {day}!", "Is there a flight from {city} to {town} on {day}?",
+             "On {day} I want to fly from {city} to {town}!", "Book a flight on {day}, from {city} to {town}.",
+             "Find a flight to {town} from {city} on {day}.", "Is there a flight on {day} from {city} to {town}?",
              "Flight from {city} to {town} on {day}"),
             ("Search a flight on {day} from {city} to {town}.", "I need a flight from {city} to {town} on {day}!"),
         ),
@@ -132,6 +134,7 @@ TRAVEL = (
         ("Movies in a city.", "What the cinema shows."), (CITY, DAY),
         Phrasing(
             ("Which movies are on in {city} on {day}?", "What is on at the cinema in {city} on {day}?",
+             "Which movies are on on {day} in {city}?", "Show me what is on in the cinema on {day} in {city}.",
              "Movies in {city} on {day}", "Find a movie in {city} on {day}.",
              "Show me the movies in {city} on {day}."),
             ("What movies are there in {city} on {day}?", "Tell me the movies on {day} in {city}."),

@@ -109,7 +109,8 @@ THANKS = Phrasing(
         "Great, thanks", "Thank you so much", "Ok, thanks", "Good, thank you", "Perfect, thanks", "Nice, thank you",
         "Well done", "Good job", "Great job", "Have a good day, thanks", "That was right, thank you",
         "Thanks for your help", "Thank you for the answer", "Great", "Perfect", "Very good", "That is right",
-        "Good answer", "I thank you",
+        "Good answer", "I thank you", "Nice, thanks", "Very good, thanks", "Very well, thank you", "Nice",
+        "Very helpful, thanks", "That is nice, thanks", "Very nice",
     ),
     held_out=(
         "Thanks so much", "Great, thank you very much", "Ok, thank you", "Thank you for your help", "Very nice, thanks",
@@ -130,6 +131,8 @@ HOW = Phrasing(
     training=(
         "How are you?", "How are you doing?", "How do you do?", "Are you well?", "How is it going?",
         "How are you today?", "Hi, how are you?", "Hello, how are you?", "Hey, how are you doing?", "Are you fine?",
+        "How do you feel now?", "How do you feel this morning?",
+        "How are you feeling today?", "Do you feel well today?",
         "Is everything fine?", "How do you feel?", "What's up?", "Are you ok?",
     ),
     held_out=("Hello, how are you doing?", "How do you feel today?", "Hi, how is it going?", "Are you doing well?"),

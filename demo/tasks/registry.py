@@ -39,12 +39,12 @@ def _simple(contents: Words, cannot: beyond.Beyond) -> tuple[Weighted, ...]:
     """The kinds of one question and one answer, weighted by what there is to learn."""
     reverse, upper, spell = words.kinds(contents)
     return (
-        (arithmetic.Sums(), 4.5),
-        (arithmetic.Differences(), 5.5),
+        (arithmetic.Sums(), 4.0),
+        (arithmetic.Differences(), 6.0),
         (reverse, 2.0),
         (upper, 1.7),
         (spell, 1.0),
-        (sorting.Sorting(contents), 4.5),
+        (sorting.Sorting(contents), 6.0),
         (calendar.Calendar(), 2.5),
         (identity.identity(), 0.7),
         (identity.greeting(), 0.6),

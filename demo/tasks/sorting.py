@@ -32,6 +32,11 @@ UP = Phrasing(
         "[Order|List|Arrange|Put] {list}, [the smallest|smallest] first.",
         "{list}, the smallest first",
         "How do I put {list} in order?",
+        "Sort [these|the] numbers [in ascending order|from smallest to largest]: {list}",
+        "Sort the numbers {list} from smallest to largest.",
+        "[Put|List] these numbers from smallest to largest: {list}",
+        "Arrange these in order from smallest to largest: {list}",
+        "Arrange the numbers {list} [from small to large|in ascending order].",
     ),
     held_out=(
         "Arrange [these|the following] numbers from smallest to largest: {list}",
@@ -64,6 +69,9 @@ DOWN = Phrasing(
         "Write {list} from [largest to smallest|high to low].",
         "Put the numbers {list} in descending order.",
         "Sort the numbers {list} from largest to smallest.",
+        "[Put|List] these numbers from largest to smallest: {list}",
+        "Arrange these in order from largest to smallest: {list}",
+        "Arrange the numbers {list} [from large to small|in descending order].",
     ),
     held_out=(
         "Arrange [these|the following] numbers from largest to smallest: {list}",
@@ -150,8 +158,9 @@ class Sorting:
 
 
 def _insertions(items: list[str], down: bool) -> str:
-    """`smallest first: 17 56; 8 17 56; 8 10 17 56`: one more number at its place each time."""
-    sorts = [sorted(items[: count + 1], key=int, reverse=down) for count in range(1, len(items))]
+    """`smallest first: 17 56; 08 17 56; 08 10 17 56`: one more number at its place each time, all of equal length."""
+    items = [item.zfill(max(map(len, items))) for item in items]
+    sorts = [sorted(items[: count + 1], reverse=down) for count in range(1, len(items))]
     return f"{'largest' if down else 'smallest'} first: {'; '.join(map(' '.join, sorts))}"
 
 

@@ -47,7 +47,7 @@ class Tools:
     def draw(self, rng: random.Random, held_out: bool) -> Conversation:
         offers = self._offers(rng, held_out)
         turns: list[Turn] = []
-        direct = 0.0 if self._unseen else 0.15
+        direct = 0.0 if self._unseen else 0.15 if held_out else 0.2
         more = 0.2 if held_out else 0.5  # on the same functions another call costs few tokens
         while not turns or (rng.random() < more and len(turns) < LONGEST):
             if rng.random() < direct:
@@ -79,7 +79,7 @@ class Tools:
     def _without(self, rng: random.Random, held_out: bool, offers: list[Offer]) -> tuple[Turn, ...]:
         """A question that needs none of the functions, or one that is not offered."""
         topics = {offer.function.topic for offer in offers}
-        if rng.random() < 0.35:
+        if rng.random() < (0.35 if held_out else 0.5):
             function = pick(rng, CATALOGUE)
             while function.topic in topics or function.topic in NO_TOOL:
                 function = pick(rng, CATALOGUE)

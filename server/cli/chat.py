@@ -135,4 +135,4 @@ class Conversation:
                 sys.stdout.write("\n\n" + plain(content) if thinking else plain(content))
                 thinking = False
             sys.stdout.flush()
-        print()
+        print(flush=True)

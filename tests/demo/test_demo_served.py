@@ -76,7 +76,6 @@ def test_effort_decides_whether_it_thinks(url):
         assert bool(message.get("reasoning_content")) is thinks
 
 
-@pytest.mark.slow  # with the other goals: this checkpoint's calls are not reliable yet
 def test_a_function_is_called_and_its_result_told(url):
     schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     function = {"name": "get_weather", "description": "The weather in a city.", "parameters": schema}
@@ -103,7 +102,7 @@ async def _conversations(url):
     said = sum(answer == f"Your lucky number is {n}." for n, answer in zip(numbers, answers, strict=True))
     strangers = [a for n, a in zip(numbers, answers, strict=True) if any(str(o) in a for o in numbers if o != n)]
     assert not strangers
-    assert said >= 20  # it is a small model, and errs (its card says how often), but never with another's number
+    assert said >= 28  # it is a small model, and errs (its card says how often), but never with another's number
 
 
 async def _remember(client, url, number, stream):
