@@ -239,7 +239,7 @@ def test_more_ranks_than_conversations_are_refused(folder, tmp_path):
 
 def test_training_lowers_the_loss_and_tells(folder, tmp_path):
     shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
-    schedule = Schedule(steps=40, tokens=400, warm_up=5, evaluate_every=40, evaluate_on=2, save_every=40)
+    schedule = Schedule(steps=60, tokens=400, warm_up=5, evaluate_every=60, evaluate_on=2, save_every=60)
     lines = []
     Training(DemoConfig(SHAPE, schedule, 1200), tmp_path).run(lines.append)
     losses = [line["loss"] for line in lines if "loss" in line]
