@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Of `make demo`: one rank a GPU, or two on the CPU. Where libjemalloc2 is installed it is used:
-# glibc's malloc comes to take half of the time, because every step asks for other sizes.
+# with glibc's malloc a step takes twice as long after half an hour, because every step asks for other sizes.
 MALLOC_CONF ?= oversize_threshold:0,dirty_decay_ms:10000,muzzy_decay_ms:0,narenas:2
 RANKS ?= $(shell nvidia-smi --list-gpus 2>/dev/null | grep --count . | sed 's/^0$$/2/')
 # mypy and import-linter want a folder named like the package, whatever the checkout is called.
@@ -67,7 +67,7 @@ bench-peers: $(STAMP) ## the same work through whatever else is installed on thi
 bench-compiled: $(STAMP) ## what the compiler makes of the GPU kernels; needs no GPU
 	$(BIN)/python -m yardmaster.bench.compiled
 
-demo: $(STAMP) ## train the embedded model again, into build/demo: some two hours on two cores (RANKS=2, or one a GPU)
+demo: $(STAMP) ## train the embedded model again, into build/demo: some 80 minutes on two cores with libjemalloc2
 	LD_PRELOAD=$(firstword $(wildcard /usr/lib/*/libjemalloc.so.2)) MALLOC_CONF=$(MALLOC_CONF) \
 	  $(BIN)/torchrun --standalone --nproc-per-node $(RANKS) -m yardmaster.demo train --folder build/demo
 	rm -rf build/demo/checkpoint

@@ -46,13 +46,14 @@ def train(
     from .vocabulary import train_tokenizer
 
     chosen = _read(config)
-    ranks = Ranks.met(_device(device))
+    device = _device(device)
+    ranks = Ranks.met(device)
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // ranks.size))
     if ranks.first and not (run / "tokenizer" / "tokenizer.json").exists():
         train_tokenizer(run / "tokenizer", chosen.vocabulary, chosen.shape.context, chosen.train.seed)
     ranks.wait()
     try:
-        training = Training(chosen, run, _device(device), ranks)
+        training = Training(chosen, run, device, ranks)
         with progress(training.step, chosen.train.steps, ranks.first) as report:
             training.run(report)
     except ValueError as error:

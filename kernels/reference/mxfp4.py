@@ -67,7 +67,7 @@ def pack(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rounded(x: torch.Tensor) -> torch.Tensor:
-    """What `pack` leaves of float32 values, `unpack(*pack(x), torch.float32)`, without packing: five times as fast.
+    """What `pack` leaves of float32 values, `unpack(*pack(x), torch.float32)`, without packing: in 0.4 of the time.
 
     For blocks whose largest value is 0 or a normal number from 2^-120 to 2^120, as weights are. Unlike `pack` it does
     not look for NaN and infinity. Raises ValueError for a length that is no multiple of 32.

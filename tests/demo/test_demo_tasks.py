@@ -326,7 +326,7 @@ def test_calls_are_of_a_function_offered_with_arguments_of_the_request(kind, hel
                 assert turn.reply.thoughts["high"].endswith(f"I call {call.name}.")
     assert calls > 90
     if kind == "tools":
-        assert 8 < direct < 90
+        assert 8 < direct < (50 if held_out else 90)
         assert cannot > 1
 
 
@@ -513,7 +513,7 @@ def test_the_mix_has_everything_in_it():
     conversations = [mix.draw(rng) for _ in range(900)]
     kinds = [conversation.kind for conversation in conversations]
     assert set(kinds) == {*KINDS, "mix"}
-    assert 0.2 < kinds.count("mix") / len(kinds) < 0.7
+    assert 0.2 < kinds.count("mix") / len(kinds) < 0.4
     assert max(len(conversation.turns) for conversation in conversations if conversation.kind == "mix") == mix.LONGEST
     assert sum(bool(conversation.instructions) for conversation in conversations) > 30
     for conversation in conversations:

@@ -212,10 +212,10 @@ def test_the_log_of_steps_that_come_again_is_forgotten(folder, tmp_path):
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_that_train_together_step_as_one_does(ranks, folder, tmp_path, size):
-    alone, *together = (
+    alone, together = (
         ranks(SCRIPT, count, DEMO_FOLDER=str(folder), DEMO_OUT=str(tmp_path / str(count))) for count in (1, size)
     )
-    for lines in together[0]:
+    for lines in together:
         for line, wanted in zip(lines, alone[0], strict=True):
             assert line["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
             assert line["gradient_norm"] == pytest.approx(wanted["gradient_norm"], rel=1e-3)

@@ -16,7 +16,7 @@ from yardmaster.kernels.gpu.experts_plan import Plan, Tile
 from yardmaster.kernels.reference import experts as reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPE, CLOSE = (torch.bfloat16, 1e-2) if DEVICE == "cuda" else (torch.float32, 3e-5)
+DTYPE, CLOSE = (torch.bfloat16, 1e-2) if DEVICE == "cuda" else (torch.float32, 1e-5)
 GPT_OSS = Glu(7.0, 1.702, 1.0)
 WHOLE, HALF = Tile(16, 8, 128, warps=1, stages=1), Tile(16, 8, 64, warps=1, stages=1)
 PLANS = {
@@ -55,10 +55,15 @@ def _check(tokens: int, experts: int, hidden: int, width: int, plan: Plan | None
     got = moe_experts_fp8(x, keys, gate_up, up_scales, up_bias, down, down_scales, down_bias, GPT_OSS, plan=plan)
     wide = [None if bias is None else bias.double() for bias in (up_bias, down_bias)]
     want = reference.moe_experts_fp8(x.double(), keys, gate_up, up_scales, wide[0], down, down_scales, wide[1], GPT_OSS)
+    # Where large terms cancel float32 itself loses digits: the kernel may lose four times as many there, and no more.
+    narrow = [None if bias is None else bias.float() for bias in (up_bias, down_bias)]
+    plain = reference.moe_experts_fp8(
+        x.float(), keys, gate_up, up_scales, narrow[0], down, down_scales, narrow[1], GPT_OSS
+    )
     here = keys < experts
     assert got.shape == want.shape
-    for row, wanted in zip(got[here].double(), want[here], strict=True):
-        assert (row - wanted).norm() <= CLOSE * wanted.norm()
+    for row, wanted, other in zip(got[here].double(), want[here], plain[here].double(), strict=True):
+        assert (row - wanted).norm() <= CLOSE * wanted.norm() + 4 * (other - wanted).norm()
 
 
 @pytest.mark.parametrize("plan", PLANS)
