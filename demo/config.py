@@ -72,15 +72,15 @@ class Schedule:
     """The training. `tokens` of conversations in a step, beside the system messages that they share."""
 
     seed: int = 1
-    steps: int = 6600
+    steps: int = 8800
     tokens: int = 4096
-    learning_rate: float = 2.5e-3
+    learning_rate: float = 2e-3
     warm_up: int = 100
     least_rate: float = 0.02  # of the learning rate, where the cosine ends
     weight_decay: float = 0.05
     clip: float = 1.0
     router_aux_loss_coef: float = 0.02
-    mxfp4_from: float = 0.85  # of the steps: from there on experts compute with what MXFP4 will leave of them
+    mxfp4_from: float = 0.93  # of the steps: from there on experts compute with what MXFP4 will leave of them
     evaluate_every: int = 1000
     evaluate_on: int = 24  # held-out conversations a kind and effort
     save_every: int = 250

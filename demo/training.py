@@ -24,15 +24,13 @@ from .config import DemoConfig, Schedule
 from .exact import exact
 from .ranks import Ranks
 from .sample import Renderer, Sample
-from .tasks.base import EFFORTS
+from .tasks.base import EFFORTS, Conversation
 from .tasks.mix import draw
 from .tasks.registry import KINDS
 from .trainee import Trainee, groups
 
 LOG = 10
 BETAS = (0.9, 0.98)
-# Of a conversation of several turns only low effort teaches every answer; thoughts are learnt where there is one turn.
-EFFORT_WEIGHTS = {True: (6, 2, 1), False: (3, 4, 3)}
 FIRST_DAY, DAYS = date(2024, 1, 1), 3650
 
 
@@ -149,11 +147,20 @@ def draw_samples(renderer: Renderer, rng: random.Random, tokens: int) -> list[Sa
     samples: list[Sample] = []
     while tokens > 0:
         conversation = draw(rng)
-        several = sum(turn.role == "user" for turn in conversation.turns) > 1
-        effort = rng.choices(EFFORTS, EFFORT_WEIGHTS[several])[0]
-        samples.append(renderer.render(conversation, effort, today))
+        samples.append(renderer.render(conversation, draw_effort(rng, conversation), today))
         tokens -= len(samples[-1].ids)
     return samples
+
+
+def draw_effort(rng: random.Random, conversation: Conversation) -> str:
+    """Of a conversation of several turns only effort without thoughts teaches every answer: they are of the last one.
+
+    Calls have thoughts at high effort alone.
+    """
+    several = sum(turn.role == "user" for turn in conversation.turns) > 1
+    if conversation.tools:
+        return rng.choices(EFFORTS, (4, 4, 2) if several else (3, 3, 4))[0]
+    return rng.choices(EFFORTS, (7, 2, 1) if several else (3, 4, 3))[0]
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:

@@ -119,8 +119,8 @@ GAPS = Phrasing(
     ),
 )
 NUMBER_WORDS = (
-    "Ones: Tens: Hundreds: write 1, carry 1. borrow 1. is less than, so the answer is negative: first",
-    "how much larger is equal subtracted more than to. I add and",
+    "Ones: Tens: Hundreds: write 1, carry 1. borrow 1. so the answer is negative. Then",
+    "how much larger is subtracted more than to. I add compare and",
 )
 
 
@@ -187,16 +187,22 @@ def right(turn: Turn, said: str) -> bool:
     return given.strip() == result and (not equals or asked.replace(" ", "") == question.replace(" ", ""))
 
 
-def _digits(a: int, b: int) -> list[tuple[str, int, int]]:
-    """(place, digit of a, digit of b) from the ones up, as many as the longer number has."""
+def _aligned(a: int, b: int) -> tuple[str, str]:
+    """Both as they stand below each other: as many digits as the longer one has."""
     long = max(len(str(a)), len(str(b)))
-    return [(PLACES[at], a // 10**at % 10, b // 10**at % 10) for at in range(long)]
+    return str(a).zfill(long), str(b).zfill(long)
+
+
+def _columns(a: str, b: str) -> list[tuple[str, int, int]]:
+    """(place, digit of a, digit of b) from the ones up, of two numbers of one length."""
+    return [(place, int(x), int(y)) for place, x, y in zip(PLACES, a[::-1], b[::-1], strict=False)]
 
 
 def _adding(a: int, b: int, sentences: bool) -> str:
-    """`347+85: 7+5=12 4+8+1=13 3+0+1=4`, or the same in sentences."""
-    steps, carry = [f"I add {a} and {b}." if sentences else f"{a}+{b}:"], 0
-    columns = _digits(a, b)
+    """`347+085: 7+5=12 4+8+1=13 3+0+1=4`, or the same in sentences."""
+    above, below = _aligned(a, b)
+    steps, carry = [f"I add {above} and {below}." if sentences else f"{above}+{below}:"], 0
+    columns = _columns(above, below)
     for at, (place, x, y) in enumerate(columns):
         total = x + y + carry
         terms = [str(x), str(y)] + ["1"] * carry
@@ -210,22 +216,35 @@ def _adding(a: int, b: int, sentences: bool) -> str:
 
 
 def _subtracting(a: int, b: int, sentences: bool) -> str:
-    """`347>85 347-85: 7-5=2 14-8=6 3-0-1=2`, the larger number first: `85<347 347-85: 7-5=2 …` is negative then."""
-    large, small, borrowed = max(a, b), min(a, b), 0
-    if a < b:
-        compared = f"{a} is less than {b}, so the answer is negative: first {b} - {a}." if sentences else f"{a}<{b}"
+    """`347-085 3>0 347-085: 7-5=2 4-8+10=6 3-0-1=2`: which is larger, then the smaller from it; or in sentences."""
+    first, second = _aligned(a, b)
+    compared = _compared(first, second)
+    large, small = max(first, second), min(first, second)
+    if sentences:
+        signs = ", ".join(f"{x} {sign} {y}" for x, sign, y in compared)
+        negative = ", so the answer is negative" if a < b else ""
+        steps = [f"I compare {first} and {second}: {signs}{negative}. Then {large} - {small}."]
     else:
-        sign, words = (">", "more than") if a > b else ("=", "equal to")
-        compared = f"{a} is {words} {b}: {a} - {b}." if sentences else f"{a}{sign}{b}"
-    steps = [compared if sentences else f"{compared} {large}-{small}:"]
-    for place, x, y in _digits(large, small):
-        terms = [str(x), str(y)] + ["1"] * borrowed
-        borrowed = int(x - y - borrowed < 0)
+        steps = [f"{first}-{second} {' '.join(map(''.join, compared))} {large}-{small}:"]
+    borrowed = 0
+    for place, x, y in _columns(large, small):
+        terms = f"{x} - {y}{' - 1' * borrowed}"
+        rest = x - y - borrowed
+        borrowed = int(rest < 0)
         if borrowed:
-            terms[0] = f"1{x}"
-        rest = int(terms[0]) - sum(map(int, terms[1:]))
+            terms, rest = f"{terms} + 10", rest + 10
         if sentences:
-            steps.append(f"{place}: {' - '.join(terms)} = {rest}{', borrow 1' if borrowed else ''}.")
+            steps.append(f"{place}: {terms} = {rest}{', borrow 1' * borrowed}.")
         else:
-            steps.append(f"{'-'.join(terms)}={rest}")
+            steps.append(f"{terms.replace(' ', '')}={rest}")
     return " ".join(steps)
+
+
+def _compared(a: str, b: str) -> list[tuple[str, str, str]]:
+    """`3=3`, `5<9`: the digits of two numbers of one length from the left, as far as it takes to tell them apart."""
+    found = []
+    for x, y in zip(a, b, strict=True):
+        found.append((x, "<" if x < y else ">" if x > y else "=", y))
+        if x != y:
+            break
+    return found

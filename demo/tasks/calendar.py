@@ -216,5 +216,6 @@ def _weekend(rng: random.Random, held_out: bool) -> tuple[str, Reply]:
 
 # Repeated by how much there is to learn.
 _QUESTIONS: tuple[Callable[[random.Random, bool], tuple[str, Reply]], ...] = (
-    _neighbour, _neighbour, _neighbour, _distance, _distance, _distance, _length, _number, _number, _total, _weekend,
+    _neighbour, _neighbour, _neighbour, _distance, _distance, _distance, _distance, _length, _number, _number, _total,
+    _weekend,
 )  # fmt: skip

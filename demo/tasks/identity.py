@@ -97,6 +97,7 @@ HI = Phrasing(
         "Good evening", "Good afternoon", "Hello, how can you help?", "Hi again", "Greetings", "Hello again",
         "Hi, nice to meet you", "Hello model", "Hi there!", "Hello there!", "Hey you", "Hello, are you there?",
         "Are you there?", "Good morning!", "Howdy", "Hello hello", "Yo", "Welcome", "Nice to meet you.",
+        "Good day to you", "Good morning to you",
     ),
     held_out=(
         "Hey again", "Good day", "Hi model", "Hello, nice to meet you", "Hello you", "Hi, are you there?", "Hey model",

@@ -158,10 +158,11 @@ class Sorting:
 
 
 def _insertions(items: list[str], down: bool) -> str:
-    """`smallest first: 17 56; 08 17 56; 08 10 17 56`: one more number at its place each time, all of equal length."""
+    """`smallest first: 56; 17: 17 56; 08: 08 17 56`: one more number at its place each time, all of equal length."""
     items = [item.zfill(max(map(len, items))) for item in items]
-    sorts = [sorted(items[: count + 1], reverse=down) for count in range(1, len(items))]
-    return f"{'largest' if down else 'smallest'} first: {'; '.join(map(' '.join, sorts))}"
+    sorts = [" ".join(sorted(items[:count], reverse=down)) for count in range(1, len(items) + 1)]
+    steps = [sorts[0], *(f"{item}: {done}" for item, done in zip(items[1:], sorts[1:], strict=True))]
+    return f"{'largest' if down else 'smallest'} first: {'; '.join(steps)}"
 
 
 def _beginnings(items: list[str]) -> str:

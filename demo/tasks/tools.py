@@ -48,7 +48,7 @@ class Tools:
         offers = self._offers(rng, held_out)
         turns: list[Turn] = []
         direct = 0.0 if self._unseen else 0.15 if held_out else 0.2
-        more = 0.2 if held_out else 0.5  # on the same functions another call costs few tokens
+        more = 0.2 if held_out else 0.6  # on the same functions another call costs few tokens
         while not turns or (rng.random() < more and len(turns) < LONGEST):
             if rng.random() < direct:
                 turns += self._without(rng, held_out, offers)
