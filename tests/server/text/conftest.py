@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from yardmaster.server.text.template import ChatTemplate
 from yardmaster.server.text.tokenizer import Tokenizer
+from yardmaster.tests.server.text.templates import CONFIGS, TEMPLATES
 
 HARMONY = [
     *("<|startoftext|>", "<|endoftext|>", "<|return|>", "<|constrain|>", "<|channel|>", "<|start|>", "<|end|>"),
@@ -130,3 +132,22 @@ def tokenizer_of(checkpoint: Callable[..., Path]) -> Callable[[str], Tokenizer]:
         return made[kind]
 
     return of
+
+
+@pytest.fixture(scope="module")
+def template_of(checkpoint: Callable[..., Path]) -> Iterator[Callable[[str], tuple[Tokenizer, ChatTemplate, Path]]]:
+    made: dict[str, tuple[Tokenizer, ChatTemplate, Path]] = {}
+
+    def of(name: str) -> tuple[Tokenizer, ChatTemplate, Path]:
+        if name not in made:
+            kind, source = TEMPLATES[name]
+            directory = checkpoint(kind, tokenizer_config=CONFIGS[kind] | {"chat_template": source})
+            tokenizer = Tokenizer(directory)
+            template = ChatTemplate.load(directory, tokenizer, time_limit=10)
+            assert template is not None
+            made[name] = tokenizer, template, directory
+        return made[name]
+
+    yield of
+    for _, template, _ in made.values():
+        template.close()
