@@ -59,7 +59,7 @@ def right(kind: Kind, turn: Turn, message: dict[str, Any]) -> bool:
     """Whether an assistant's message is what the turn wants: that call and no other, or a right text."""
     calls = message.get("tool_calls") or []
     if turn.reply.call is None:
-        return not calls and kind.right(turn, message.get("content") or "")
+        return not calls and kind.right(turn, turn.reply.result(message.get("content") or ""))
     if len(calls) != 1 or calls[0]["function"]["name"] != turn.reply.call.name:
         return False
     try:

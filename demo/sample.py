@@ -46,7 +46,7 @@ def messages(turns: tuple[Turn, ...], instructions: str, effort: str) -> list[di
 
 
 def _said(reply: Reply, effort: str, call_id: str) -> dict[str, object]:
-    said: dict[str, object] = {"role": "assistant", "content": reply.text}
+    said: dict[str, object] = {"role": "assistant", "content": reply.said(effort)}
     if thought := reply.thoughts.get(effort):
         said["reasoning_content"] = thought
     if reply.call is not None:

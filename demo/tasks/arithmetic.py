@@ -120,7 +120,7 @@ GAPS = Phrasing(
 )
 NUMBER_WORDS = (
     "Ones: Tens: Hundreds: write 1, carry 1. borrow 1. so the answer is negative. Then",
-    "how much larger is subtracted more than to. I add compare and",
+    "how much larger is subtracted more than to. I add compare and. So",
 )
 
 
@@ -177,7 +177,8 @@ def answer(a: int, sign: str, b: int) -> Reply:
     """What is said to `a` plus or minus `b`."""
     result = a + b if sign == "+" else a - b
     working = _adding if sign == "+" else _subtracting
-    return Reply(f"{a} {sign} {b} = {result}", {"medium": working(a, b, False), "high": working(a, b, True)})
+    thoughts = {"medium": working(a, b, False), "high": working(a, b, True)}
+    return Reply(f"{a} {sign} {b} = {result}", thoughts, aloud=True)
 
 
 def right(turn: Turn, said: str) -> bool:

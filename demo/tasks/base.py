@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 EFFORTS = ("low", "medium", "high")
+SO = ". So "  # between a working and its result
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,22 @@ class Call:
 class Reply:
     """What the model is to say: thoughts, then a text or calls (one a reply, as gpt-oss makes them).
 
-    `thoughts` by reasoning effort; an effort that is missing goes straight to the answer. `low` never thinks.
+    `thoughts` by reasoning effort; an effort that is missing goes straight to the answer. `low` never thinks. What a
+    model this small cannot do in its head is said `aloud` then: the answer holds the working of medium effort.
     """
 
     text: str = ""
     thoughts: Mapping[str, str] = field(default_factory=dict)
     call: Call | None = None
+    aloud: bool = False
+
+    def said(self, effort: str) -> str:
+        """The text at an effort."""
+        return f"{self.thoughts['medium']}{SO}{self.text}" if self.aloud and effort == "low" else self.text
+
+    def result(self, said: str) -> str:
+        """What a text gives as its result, behind the working if it is said aloud."""
+        return said.rpartition(SO)[2] if self.aloud else said
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ class Calendar:
     says = (
         " ".join((*DAYS, *MONTHS, *ORDINALS)),
         "days comes after before has in a leap year is month yes no not weekend day st nd rd th then",
-        "one two three four five six seven I count the days",
+        "one two three four five six seven I count the days. So",
     )
 
     def draw(self, rng: random.Random, held_out: bool) -> Conversation:
@@ -185,7 +185,7 @@ def _distance(rng: random.Random, held_out: bool) -> tuple[str, Reply]:
     asked = f"{n} {unit} {'after' if step > 0 else 'before'} {DAYS[at]}"
     said = f"{asked} is {walk[-1]}."
     steps = f"{asked}: {', '.join(f'{i} {day}' for i, day in enumerate(walk) if i)}"
-    return text, Reply(said, {"medium": steps, "high": f"I count the days: {steps}."})
+    return text, Reply(said, {"medium": steps, "high": f"I count the days: {steps}."}, aloud=True)
 
 
 def _length(rng: random.Random, held_out: bool) -> tuple[str, Reply]:

@@ -10,7 +10,7 @@ from .base import Conversation
 from .phrasing import words_of
 from .registry import KINDS, SIMPLE
 
-LONGEST = 8
+LONGEST = 6
 INSTRUCTIONS = (
     "You are a helpful assistant.", "Be brief.", "Answer briefly.", "Be polite.", "Answer the question.", "Be helpful.",
     "Give short answers.", "You are a friendly assistant.", "Help the user.", "Answer in one sentence.",

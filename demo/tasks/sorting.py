@@ -113,7 +113,7 @@ class Sorting:
 
     name = "sorting"
     phrasings = (UP, DOWN, ALPHABET)
-    says = ("and smallest first largest first I go through the list letters",)
+    says = ("and smallest first largest first I go through the list letters. So",)
 
     def __init__(self, contents: Words) -> None:
         self._contents = contents
@@ -130,7 +130,8 @@ class Sorting:
             down = sort >= 0.7
             phrasing, done, steps = DOWN if down else UP, sorted(items, key=int, reverse=down), _insertions(items, down)
         text = phrasing.draw(rng, held_out, list=_listed(rng, items))
-        reply = Reply(", ".join(done), {"medium": steps, "high": f"I go through the list, {steps}."})
+        thoughts = {"medium": steps, "high": f"I go through the list, {steps}."}
+        reply = Reply(", ".join(done), thoughts, aloud=True)
         return Conversation(self.name, (Turn(text, reply),))
 
     def right(self, turn: Turn, said: str) -> bool:
