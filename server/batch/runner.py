@@ -23,7 +23,8 @@ from ..http.config import HttpConfig
 from ..http.errors import report
 from ..http.service import Service
 from ..http.stream import unless
-from .caller import Caller, behind
+from .background import behind
+from .caller import Caller
 from .crew import Crew
 from .lines import Line, LineError, read_lines, survey
 from .records import Batch, Status

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from yardmaster.demo.checking import right
 from yardmaster.demo.tasks import contents, mix
 from yardmaster.demo.tasks.base import Reply, Turn
 from yardmaster.demo.tasks.phrasing import Phrasing, words_of
@@ -89,6 +90,21 @@ def test_right_takes_the_answer_and_nothing_else(kind):
             assert not judge.right(turn, text + " 7")
             assert not judge.right(turn, text[1:])
             assert not judge.right(turn, text[:-3])
+
+
+@pytest.mark.parametrize("kind", ["sums", "differences", "sorting", "calendar"])
+def test_what_is_said_aloud_at_low_effort_is_marked_by_its_result(kind):
+    aloud = [turn for turn in single(kind, True) if turn.reply.aloud]
+    assert len(aloud) > 50
+    for turn in aloud:
+        reply = turn.reply
+        assert (reply.said("medium"), reply.said("high")) == (reply.text, reply.text)
+        said = reply.said("low")
+        assert said == f"{reply.thoughts['medium']}. So {reply.text}"
+        assert right(KINDS[kind], turn, {"content": said})
+        assert right(KINDS[kind], turn, {"content": reply.text})
+        assert not right(KINDS[kind], turn, {"content": said[:-3]})
+        assert not right(KINDS[kind], turn, {"content": reply.thoughts["medium"]})
 
 
 def test_right_is_strict_on_results():

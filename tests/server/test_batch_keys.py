@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from yardmaster.engine.messages import RequestOutput
-from yardmaster.server.batch.caller import Caller, behind
+from yardmaster.server.batch.background import behind
+from yardmaster.server.batch.caller import Caller
 from yardmaster.server.batch.lines import Line, LineError, parse_line
 from yardmaster.server.fair.bucket import Bucket
 from yardmaster.server.fair.client import FairClient

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from yardmaster.engine.messages import EngineStats, RequestOutput
-from yardmaster.server.batch.caller import PRIORITY
+from yardmaster.server.batch.background import PRIORITY
 from yardmaster.tests.server.http.batch_server import (
     CHAT,
     TEXT,
