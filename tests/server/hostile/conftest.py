@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from yardmaster.server.batch.config import BatchConfig
-from yardmaster.server.batch.runner import running
 from yardmaster.server.fair.client import FairClient
 from yardmaster.server.fair.keyring import Keyring
-from yardmaster.server.http.app import create_app
 from yardmaster.server.http.config import HttpConfig
-from yardmaster.server.http.run import uvicorn_config
 from yardmaster.server.http.service import Service
 from yardmaster.server.text.formats.registry import ChatFormat
 from yardmaster.server.text.grammar_book import GrammarBook
 from yardmaster.server.text.grammar_process import GrammarChecks
+from yardmaster.tests.server.server_thread import ServerThread
 
 KEYS = {"alice": "key-of-alice", "bob": "key-of-bob-1", "ops": "key-of-ops-12345"}
 FILE = "keys:\n" + "".join(
@@ -32,8 +26,8 @@ FILE = "keys:\n" + "".join(
 )
 
 
-class House:
-    """A server with every route there is, in a thread with an event loop of its own. `stop` ends it."""
+class House(ServerThread):
+    """A server with every route there is."""
 
     def __init__(
         self, stage: Any, folder: Path, keys: bool, checks: GrammarChecks | None, buffer: int | None, **config: Any
@@ -41,14 +35,14 @@ class House:
         self.stage = stage
         file = folder / "keys.yaml"
         file.write_text(FILE)
-        self.keyring = Keyring(file) if keys else None
+        keyring = Keyring(file) if keys else None
         batch = BatchConfig(str(folder / "batches"), poll=0.05, retry=0.05)
-        self.config = HttpConfig(("test-model",), keys_file=str(file) if keys else None, batch=batch, **config)
+        http = HttpConfig(("test-model",), keys_file=str(file) if keys else None, batch=batch, **config)
         client = stage.engine
-        if self.keyring is not None:
+        if keyring is not None:
             bounds = {"max_running": 4096, "max_waiting": 4096, "max_starting": 1 << 30, "step_tokens": 1 << 20}
-            client = FairClient(stage.engine, self.keyring, **bounds)
-        self.service = Service(
+            client = FairClient(stage.engine, keyring, **bounds)
+        service = Service(
             client=client,
             tokenizer=stage.tokenizer,
             template=None if stage.chat else stage.template,
@@ -59,33 +53,7 @@ class House:
             format=ChatFormat(),
             grammars=stage.grammars if checks is None else GrammarBook(checks),
         )
-        self._listener = socket.socket()
-        if buffer is not None:  # of what the kernel sends, which it else takes megabytes of
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
-        self._listener.bind(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._up = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
-        self._thread.start()
-        assert self._up.wait(10)
-
-    async def _serve(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        async with running(self.service, self.config, asyncio.Event()) as store:
-            self.app = create_app(self.service, self.config, self.keyring, store)
-            self.server = uvicorn.Server(uvicorn_config(self.app, self.config))
-            self.server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
-            serving = asyncio.create_task(self.server.serve(sockets=[self._listener]))
-            while not self.server.started:
-                await asyncio.sleep(0.005)
-            self._up.set()
-            await serving
-
-    def stop(self) -> None:
-        self.server.should_exit = self.server.force_exit = True
-        self._thread.join(20)
-        assert not self._thread.is_alive()
+        super().__init__(service, http, keyring, buffer)
 
     def ask(self, of: Coroutine[Any, Any, Any]) -> Any:
         """Run `of` on the server's own event loop."""

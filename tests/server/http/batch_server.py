@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import openai
-import uvicorn
 
 from yardmaster.engine.messages import RequestOutput
-from yardmaster.server.batch.runner import running
 from yardmaster.server.fair.keyring import Keyring
-from yardmaster.server.http.app import create_app
 from yardmaster.server.http.config import HttpConfig
-from yardmaster.server.http.run import uvicorn_config
 from yardmaster.server.http.service import Service
+from yardmaster.tests.server.server_thread import ServerThread
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
 
-class Served:
-    """A server with a batch directory; `stop` ends it as a signal would."""
+class Served(ServerThread):
+    """A server over the stage's engine, with a batch directory."""
 
     def __init__(self, stage: Any, config: HttpConfig, keyring: Keyring | None) -> None:
-        self.config = config
-        self.keyring = keyring
-        self._service = Service(
+        service = Service(
             client=stage.engine,
             tokenizer=stage.tokenizer,
             template=None if stage.chat else stage.template,
@@ -40,36 +31,7 @@ class Served:
             vocab_size=stage.tokenizer.vocab_size,
             eos_token_ids=(stage.eos,),
         )
-        self._listener = socket.socket()
-        self._listener.bind(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._up = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
-        self._thread.start()
-        assert self._up.wait(10)
-
-    async def _serve(self) -> None:
-        self._signal, self._loop = asyncio.Event(), asyncio.get_running_loop()
-        async with running(self._service, self.config, self._signal) as store:
-            self.store = store
-            app = create_app(self._service, self.config, self.keyring, store)
-            self._server = uvicorn.Server(uvicorn_config(app, self.config))
-            self._server.capture_signals = _nothing  # type: ignore[method-assign]
-            serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
-            while not self._server.started:
-                await asyncio.sleep(0.005)
-            self._up.set()
-            await serving
-
-    def stop(self) -> None:
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+        super().__init__(service, config, keyring)
 
 
 def sdk(served: Served, key: str = "none") -> openai.OpenAI:
