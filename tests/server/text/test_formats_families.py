@@ -1,4 +1,4 @@
-"""The families' own formats: what is documented, what models get wrong, and what only looks like a call."""
+"""Calls and reasoning in the format of each family."""
 
 # ruff: noqa: RUF001 (the bars are DeepSeek's own)
 
@@ -13,9 +13,9 @@ from yardmaster.server.text.formats.parser import FormatParser
 from yardmaster.server.text.formats.reasoning import ANGLE, SQUARE
 from yardmaster.server.text.formats.registry import TOOL_PARSERS
 from yardmaster.server.text.formats.stream import MAX_HEAD
+from yardmaster.tests.server.text.family_texts import DOCUMENTED, MISTAKES, TEXTS, TWO, WEATHER, kimi
 
 FUNCTIONS = ("get_weather", "now")
-WEATHER = '{"city": "Zürich", "days": [1, 2]}'
 Calls = list[tuple[str, str]]
 
 
@@ -60,70 +60,6 @@ def summary(events: list[Any]) -> tuple[str, str, Calls]:
 def same(name: str, text: str, expected: tuple[str, str, Calls], **options: Any) -> None:
     for size in (1, 2, 3, 7, 10_000):
         assert parse(name, text, size, **options) == expected
-
-
-def ds(*bodies: str) -> str:
-    calls = "\n".join(f"<｜tool▁call▁begin｜>{body}<｜tool▁call▁end｜>" for body in bodies)
-    return f"<｜tool▁calls▁begin｜>{calls}<｜tool▁calls▁end｜>"
-
-
-def kimi(*bodies: str) -> str:
-    calls = "".join(f"<|tool_call_begin|>{body}<|tool_call_end|>" for body in bodies)
-    return f"<|tool_calls_section_begin|>{calls}<|tool_calls_section_end|>"
-
-
-DOCUMENTED = [
-    ("hermes", f'<tool_call>\n{{"name": "get_weather", "arguments": {WEATHER}}}\n</tool_call>'),
-    ("hermes", f'<tool_call>\n{{"arguments": {WEATHER}, "name": "get_weather"}}\n</tool_call>'),  # Hermes 2 Pro's order
-    ("mistral", f'[TOOL_CALLS] [{{"name": "get_weather", "arguments": {WEATHER}}}]'),
-    ("mistral", f'[TOOL_CALLS] [{{"name": "get_weather", "arguments": {WEATHER}, "id": "VvvODy9mT"}}]'),
-    ("mistral", f"[TOOL_CALLS]get_weather{WEATHER}"),
-    ("mistral", f"[TOOL_CALLS]get_weather[ARGS]{WEATHER}"),
-    ("mistral", f"[TOOL_CALLS]get_weather[CALL_ID]VvvODy9mT[ARGS]{WEATHER}"),
-    ("kimi_k2", kimi(f"functions.get_weather:0<|tool_call_argument_begin|>{WEATHER}")),
-    ("deepseek_v3", ds(f"function<｜tool▁sep｜>get_weather\n```json\n{WEATHER}\n```")),
-    ("deepseek_v31", ds(f"get_weather<｜tool▁sep｜>{WEATHER}")),
-    ("phi4_mini_json", f'functools[{{"name": "get_weather", "arguments": {WEATHER}}}]'),
-    ("phi4_mini_json", f'<|tool_call|>[{{"name": "get_weather", "arguments": {WEATHER}}}]<|/tool_call|>'),
-    ("llama3_json", f'{{"name": "get_weather", "parameters": {WEATHER}}}'),
-    ("llama3_json", f'<|python_tag|>{{"name": "get_weather", "parameters": {WEATHER}}}'),
-    ("llama3_json", f'{{"type": "function", "name": "get_weather", "parameters": {WEATHER}}}'),
-]
-TWO = [
-    (
-        "hermes",
-        f'<tool_call>\n{{"name": "get_weather", "arguments": {WEATHER}}}\n</tool_call>\n'
-        '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>',
-    ),
-    (
-        "mistral",
-        f'[TOOL_CALLS][{{"name": "get_weather", "arguments": {WEATHER}}}, {{"name": "now", "arguments": {{}}}}]',
-    ),
-    ("mistral", f"[TOOL_CALLS]get_weather{WEATHER}[TOOL_CALLS]now{{}}"),
-    (
-        "kimi_k2",
-        kimi(
-            f"functions.get_weather:0<|tool_call_argument_begin|>{WEATHER}",
-            "functions.now:1<|tool_call_argument_begin|>{}",
-        ),
-    ),
-    (
-        "deepseek_v3",
-        ds(
-            f"function<｜tool▁sep｜>get_weather\n```json\n{WEATHER}\n```",
-            "function<｜tool▁sep｜>now\n```json\n{}\n```",
-        ),
-    ),
-    ("deepseek_v31", ds(f"get_weather<｜tool▁sep｜>{WEATHER}", "now<｜tool▁sep｜>{}")),
-    (
-        "phi4_mini_json",
-        f'functools[{{"name": "get_weather", "arguments": {WEATHER}}}, {{"name": "now", "arguments": {{}}}}]',
-    ),
-    (
-        "llama3_json",
-        f'{{"name": "get_weather", "parameters": {WEATHER}}}; {{"name": "now", "parameters": {{}}}}',
-    ),
-]
 
 
 @pytest.mark.parametrize(("name", "text"), DOCUMENTED)
@@ -171,100 +107,9 @@ def test_without_functions_all_is_text(name: str, text: str) -> None:
     same(name, text, (text, "", []), functions=())
 
 
-MISTAKES = [
-    # No closing bracket of the call, one too many, no closing tag, another's closing tag
-    ("hermes", '<tool_call>{"name": "now", "arguments": {"a": 1}</tool_call>', ("", [("now", '{"a": 1}')])),
-    ("hermes", '<tool_call>{"name": "now", "arguments": {"a": 1}}}</tool_call>', ("", [("now", '{"a": 1}')])),
-    ("hermes", '<tool_call>{"name": "now", "arguments": {"a": 1}}', ("", [("now", '{"a": 1}')])),
-    ("hermes", '<tool_call>{"name": "now", "arguments": {"a": 1</tool_call>.', (".", [("now", '{"a": 1')])),
-    (
-        "hermes",
-        '<tool_call>{"name": "now", "arguments": {}}<tool_call>{"name": "now", "arguments": {}}</tool_call>',
-        ("", [("now", "{}")] * 2),
-    ),
-    # Several in one, a list, a wrapper
-    (
-        "hermes",
-        '<tool_call>\n{"name": "now", "arguments": {}}\n{"name": "now", "arguments": {}}\n</tool_call>',
-        ("", [("now", "{}")] * 2),
-    ),
-    ("hermes", '<tool_call>[{"name": "now", "arguments": {}}]</tool_call>', ("", [("now", "{}")])),
-    (
-        "phi4_mini_json",
-        '<|tool_call|>[{"type": "function", "function": {"name": "now", "arguments": {"a": 1}}}]<|/tool_call|>',
-        ("", [("now", '{"a": 1}')]),
-    ),
-    # Arguments as a string of JSON, as null, left out
-    ("hermes", '<tool_call>{"name": "now", "arguments": "{\\"a\\": 1}"}</tool_call>', ("", [("now", '{"a": 1}')])),
-    ("hermes", '<tool_call>{"arguments": "{\\"a\\": 1}", "name": "now"}</tool_call>', ("", [("now", '{"a": 1}')])),
-    ("hermes", '<tool_call>{"name": "now", "arguments": null}</tool_call>', ("", [("now", "{}")])),
-    ("hermes", '<tool_call>{"name": "now"}</tool_call>', ("", [("now", "{}")])),
-    ("hermes", '<tool_call>{"name": "now", "arguments": "\\ud800"}</tool_call>', ("", [("now", "\ufffd")])),
-    # A marker in a string is a string
-    (
-        "hermes",
-        '<tool_call>{"name": "now", "arguments": {"a": "</tool_call>\\"<tool_call>"}}</tool_call>',
-        ("", [("now", '{"a": "</tool_call>\\"<tool_call>"}')]),
-    ),
-    # A function that nobody offered is for the client to refuse
-    ("hermes", '<tool_call>{"name": "other", "arguments": {}}</tool_call>', ("", [("other", "{}")])),
-    ("mistral", "[TOOL_CALLS]now{} and then", (" and then", [("now", "{}")])),
-    ("mistral", '[TOOL_CALLS]{"name": "now", "arguments": {}}', ("", [("now", "{}")])),
-    # Sections without their beginning or end, other names for the call
-    ("kimi_k2", "<|tool_call_begin|>now:0<|tool_call_argument_begin|>{}<|tool_call_end|>", ("", [("now", "{}")])),
-    (
-        "kimi_k2",
-        "<|tool_calls_section_begin|><|tool_call_begin|>now<|tool_call_argument_begin|>{}<|tool_calls_section_end|>.",
-        (".", [("now", "{}")]),
-    ),
-    (
-        "kimi_k2",
-        "<|tool_call_begin|>now<|tool_call_argument_begin|>{}<|tool_call_begin|>now<|tool_call_argument_begin|>[",
-        ("", [("now", "{}"), ("now", "[")]),
-    ),
-    ("kimi_k2", kimi("functions.now:0<|tool_call_argument_begin|>"), ("", [("now", "{}")])),
-    ("deepseek_v3", ds("function<｜tool▁sep｜>now\n{}"), ("", [("now", "{}")])),
-    ("deepseek_v3", ds("function<｜tool▁sep｜>now\n```\n{}```"), ("", [("now", "{}")])),
-    ("deepseek_v31", ds("now<｜tool▁sep｜>"), ("", [("now", "{}")])),
-    ("deepseek_v31", ds('now<｜tool▁sep｜>{"a": "`"} '), ("", [("now", '{"a": "`"}')])),
-]
-
-
 @pytest.mark.parametrize(("name", "text", "expected"), MISTAKES)
 def test_a_mistake_in_a_call_does_not_lose_it(name: str, text: str, expected: tuple[str, Calls]) -> None:
     same(name, text, (expected[0], "", expected[1]))
-
-
-TEXTS = [
-    ("hermes", "<tool_call> is how I call.</tool_call>"),
-    ("hermes", "<tool_call>\n[]</tool_call>"),
-    ("hermes", '<tool_call>{"name": 1, "arguments": {}}</tool_call>'),
-    ("hermes", '<tool_call>{"name": "", "arguments": {}}</tool_call>'),
-    ("hermes", '<tool_call>{"name": "a b", "arguments": {}}</tool_call>'),
-    ("hermes", '<tool_call>{"name": "\\ud800", "arguments": {}}</tool_call>'),
-    ("hermes", '<tool_call>{"name": "' + "a" * 257 + '", "arguments": {}}</tool_call>'),
-    ("hermes", "<tool_call>{'name': 'now', 'arguments': {}}</tool_call>"),
-    ("hermes", "1 < 2 <tool <tool_call"),
-    ("hermes", '{"name": "now", "arguments": {}}'),
-    ("hermes", "<tool_call>\n<function=now>\n</function>\n</tool_call>"),
-    ("mistral", "[TOOL_CALLS] none"),
-    ("mistral", "[TOOL_CALLS]now"),
-    ("mistral", "[TOOL_CALLS]now[ARGS]"),
-    ("mistral", "[TOOL"),
-    ("mistral", "[1, 2] [ARGS]{}"),
-    ("kimi_k2", "<|tool_calls_section_begin|>now<|tool_calls_section_end|>"),
-    ("kimi_k2", "<|tool_call_begin|>now<|tool_call_end|>"),
-    ("kimi_k2", "<|tool_call_begin|>" + "n" * 300 + "<|tool_call_argument_begin|>{}<|tool_call_end|>"),
-    ("deepseek_v3", "<｜tool▁calls▁begin｜>now<｜tool▁calls▁end｜>"),
-    ("deepseek_v3", "<｜tool▁call▁begin｜>now<｜tool▁call▁end｜>"),
-    ("phi4_mini_json", "Python has functools[0]."),
-    ("phi4_mini_json", "functools"),
-    ("llama3_json", '{"name": "other", "parameters": {}}'),
-    ("llama3_json", '{"name": "now"}'),
-    ("llama3_json", '{"city": "Ulm", "name": "now", "parameters": {}}'),
-    ("llama3_json", 'So: {"name": "now", "parameters": {}}'),
-    ("llama3_json", '<|python_tag|>brave_search.call(query="x")'),
-]
 
 
 @pytest.mark.parametrize(("name", "text"), TEXTS)
@@ -288,9 +133,6 @@ def test_the_ids_that_models_give() -> None:
     made = TOOL_PARSERS["mistral"].identity("now", 0)
     assert len(made) == 9
     assert made.isalnum()
-
-
-# Reasoning
 
 
 @pytest.mark.parametrize(
@@ -330,9 +172,6 @@ def test_a_call_amid_reasoning() -> None:
     same("hermes", f"{text}\nMore.\n</think>\nYes.", ("Yes.", f"{thought}More.", [("now", "{}")]), think=ANGLE)
     text = f"Hm.{kimi('functions.now:0<|tool_call_argument_begin|>{}')}"
     same("kimi_k2", text, ("", "Hm.", [("now", "{}")]), think=ANGLE, opened=True)
-
-
-# Control tokens
 
 
 def test_where_a_marker_is_a_control_token_its_letters_are_letters() -> None:
@@ -378,9 +217,6 @@ def test_a_control_token_that_opens_nothing_is_left_out() -> None:
     events = parser.feed("a") + parser.control("[TOOL_CALLS]") + parser.feed(" b") + parser.control("[ARGS]")
     events += parser.control("[unknown]") + parser.feed("c") + parser.finish()
     assert summary(events) == ("a bc", "", [])
-
-
-# Bounds
 
 
 @pytest.mark.parametrize("size", [1000, MAX_HEAD * 3])
