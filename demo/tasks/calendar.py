@@ -161,6 +161,8 @@ class Calendar:
 
     def draw(self, rng: random.Random, held_out: bool) -> Conversation:
         text, reply = pick(rng, _QUESTIONS)(rng, held_out)
+        if rng.random() < 0.12:  # many write days and months small
+            text = text.lower()
         return Conversation(self.name, (Turn(text, reply),))
 
     def right(self, turn: Turn, said: str) -> bool:

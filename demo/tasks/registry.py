@@ -40,12 +40,12 @@ def _simple(contents: Words, cannot: beyond.Beyond) -> tuple[Weighted, ...]:
     reverse, upper, spell = words.kinds(contents)
     return (
         (arithmetic.Sums(), 3.0),
-        (arithmetic.Differences(), 4.0),
+        (arithmetic.Differences(), 3.5),
         (reverse, 1.7),
         (upper, 1.0),
         (spell, 0.7),
-        (sorting.Sorting(contents), 5.0),
-        (calendar.Calendar(), 2.5),
+        (sorting.Sorting(contents), 4.0),
+        (calendar.Calendar(), 2.0),
         (identity.identity(), 0.8),
         (identity.greeting(), 0.8),
         (cannot, 2.2),
@@ -61,6 +61,6 @@ def _common() -> set[str]:
 _CONTENTS = Words(_common())
 _BESIDE_TOOLS = _simple(_CONTENTS, beyond.Beyond(with_tools=True))
 SIMPLE = _simple(_CONTENTS, beyond.Beyond())
-KINDS: tuple[Weighted, ...] = (*SIMPLE, (memory.Memory(SIMPLE), 3.0), (tools.Tools(_BESIDE_TOOLS), 9.0))
+KINDS: tuple[Weighted, ...] = (*SIMPLE, (memory.Memory(SIMPLE), 3.0), (tools.Tools(_BESIDE_TOOLS), 12.0))
 # Never drawn in training: how well the model follows names that it has not seen.
 UNSEEN: Worded = tools.Tools(_BESIDE_TOOLS, unseen=True)

@@ -26,7 +26,7 @@ class Tools:
     """A request for one of the functions offered, the call, its result, and what is said of it."""
 
     says = (
-        "The user wants. I call. The function failed:",
+        "The user wants. I call a function. The function failed:",
         " ".join(word for word in (*ERRORS, *SKIES, *ROOMS, *MESSAGES, *LANGUAGES)),
         " ".join(f"{said} {passed}" for said, passed in (*CURRENCIES, *OPERATIONS)),
         " ".join((*ALIASES, *(name for names in ALIASES.values() for name in names))).replace("_", " "),
@@ -93,7 +93,7 @@ class Tools:
 def _called(rng: random.Random, held_out: bool, offer: Offer) -> tuple[Turn, Turn]:
     """The request and the result."""
     request, call, shown, result = offer.ask(rng, held_out)
-    thoughts = {"high": f"The user wants {offer.function.wants.format(**shown)}. I call {offer.name}."}
+    thoughts = {"high": f"The user wants {offer.function.wants.format(**shown)}. I call a function."}
     if rng.random() < 0.06:
         error = pick(rng, ERRORS)
         returned: dict[str, Any] = {"error": error}

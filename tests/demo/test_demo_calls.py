@@ -51,7 +51,7 @@ def test_calls_are_of_a_function_offered_with_arguments_of_the_request(kind, hel
                         assert value in turn.text
                     elif isinstance(value, int) and not isinstance(value, bool):
                         assert value in numbers(turn.text)
-                assert turn.reply.thoughts["high"].endswith(f"I call {call.name}.")
+                assert turn.reply.thoughts["high"].endswith("I call a function.")
     assert calls > 90
     if kind == "tools":
         assert 8 < direct < (50 if held_out else 90)
