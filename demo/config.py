@@ -72,7 +72,7 @@ class Schedule:
     """The training. `tokens` of conversations in a step, beside the system messages that they share."""
 
     seed: int = 1
-    steps: int = 8600
+    steps: int = 9000
     tokens: int = 4096
     learning_rate: float = 2e-3
     warm_up: int = 100

@@ -41,7 +41,7 @@ def _simple(contents: Words, cannot: beyond.Beyond) -> tuple[Weighted, ...]:
     return (
         (arithmetic.Sums(), 3.0),
         (arithmetic.Differences(), 3.5),
-        (reverse, 1.7),
+        (reverse, 2.2),
         (upper, 1.0),
         (spell, 0.7),
         (sorting.Sorting(contents), 4.0),
