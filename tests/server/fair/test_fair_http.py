@@ -1,91 +1,22 @@
-"""Keys of a file over HTTP: who gets in, limits and their headers, admin routes, metrics, and no key anywhere."""
+"""Keys of a file over HTTP: who gets in, limits and their headers, and who waits behind whom."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx
 import openai
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from yardmaster.engine.messages import RequestOutput
-from yardmaster.server.fair.client import FairClient
-from yardmaster.server.fair.keyring import Keyring
-from yardmaster.server.fair.metrics import KeyCollector
-from yardmaster.server.http.app import create_app
 from yardmaster.server.http.config import HttpConfig
-from yardmaster.server.http.service import Service
+from yardmaster.tests.server.fair.house import FILE, PROMPT, TEXT, House, by, error, limits
 
-CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-PROMPT = {"prompt": [1, 2, 3], "max_tokens": 7}
-ADMIN = "key-of-ops-12345"
-FILE = f"""keys:
-  - {{name: alice, key: key-of-alice, requests_per_minute: 3, tokens_per_minute: 100, max_concurrent: 2}}
-  - {{name: bob, key: key-of-bob-1, weight: 4}}
-  - {{name: ops, key: {ADMIN}, admin: true}}
-"""
-
-
-class House:
-    """An application with a keys file, over a test's scripted engine."""
-
-    def __init__(self, stage: Any, folder: Path, text: str = FILE, **bounds: int) -> None:
-        self.now = 1000.0
-        self.file = folder / "keys.yaml"
-        self.file.write_text(text)
-        self.keys = Keyring(self.file, lambda: self.now)
-        bounds = {"max_running": 8, "max_waiting": 8, "max_starting": 1 << 30, "step_tokens": 1 << 20} | bounds
-        self.client = FairClient(stage.engine, self.keys, **bounds)  # type: ignore[arg-type]
-        service = Service(
-            client=self.client,
-            tokenizer=stage.tokenizer,
-            template=stage.template,
-            metrics=stage.metrics,
-            vocab_size=stage.tokenizer.vocab_size,
-            eos_token_ids=(stage.eos,),
-        )
-        stage.metrics.registry.register(KeyCollector(self.keys))
-        self.config = HttpConfig(("test-model",), keys_file=str(self.file))
-        self.app = create_app(service, self.config, self.keys)
-
-    def run(self, test: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
-        async def go() -> None:
-            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-                with anyio.fail_after(20):
-                    await test(http)
-
-        anyio.run(go)
-
-
-@pytest.fixture
-def house(plain: Any, tmp_path: Path) -> House:
-    return House(plain, tmp_path)
-
-
-def by(name: str, **more: str) -> dict[str, str]:
-    key = {"alice": "key-of-alice", "bob": "key-of-bob-1", "ops": ADMIN}[name]
-    return {"authorization": f"Bearer {key}"} | more
-
-
-def error(response: httpx.Response, status: int, code: str) -> Any:
-    assert (response.status_code, response.json()["error"]["code"]) == (status, code), response.text
-    assert set(response.json()) == {"error"}
-    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
-    return response.json()["error"]
-
-
-def limits(response: httpx.Response) -> dict[str, str]:
-    prefix = "x-ratelimit-"
-    return {name.removeprefix(prefix): value for name, value in response.headers.items() if name.startswith(prefix)}
+CHAT = "/v1/chat/completions"
 
 
 def test_only_keys_of_the_file_get_in(house: House) -> None:
@@ -289,116 +220,6 @@ def test_the_engines_end_ends_who_waits(plain: Any, tmp_path: Path) -> None:
         posts = [http.post(TEXT, json=PROMPT, headers=by("bob")) for _ in range(4)]
         for response in await asyncio.gather(*posts):
             error(response, 503, "engine_dead")
-
-    house.run(go)
-
-
-def test_admin_routes(house: House, plain: Any, caplog: pytest.LogCaptureFixture) -> None:
-    async def go(http: httpx.AsyncClient) -> None:
-        for method, path in (("GET", "/admin/keys"), ("POST", "/admin/drain"), ("POST", "/admin"), ("GET", "/admin/x")):
-            error(await http.request(method, path, headers=by("bob")), 403, "admin_key_required")
-        error(await http.get("/admin/nothing", headers=by("ops")), 404, "unknown_url")
-        await http.post(TEXT, json=PROMPT, headers=by("alice"))
-        await http.post(TEXT, json=PROMPT | {"max_tokens": 200}, headers=by("alice"))
-        response = await http.get("/admin/keys", headers=by("ops"))
-        assert "key-of" not in response.text
-        assert not re.search("[0-9a-f]{64}", response.text)
-        body = response.json()
-        assert (body["object"], body["draining"]) == ("list", False)
-        assert [each["name"] for each in body["data"]] == ["alice", "bob", "ops"]
-        alice = body["data"][0]
-        tokens = plain.engine.submitted[0].prompt_token_ids
-        assert alice["usage"] == {
-            "requests": 2,
-            "prompt_tokens": len(tokens),
-            "completion_tokens": len(plain.ids("hello")) + 1,
-            "rejected": {"tokens": 1},
-            "concurrent": 0,
-            "sequences_running": 0,
-            "sequences_waiting": 0,
-            "remaining_requests": 1,
-            "remaining_tokens": 100 - 3 - len(plain.ids("hello")) - 1,
-        }
-        assert (alice["admin"], alice["weight"], alice["tokens_per_minute"], alice["max_concurrent"]) == (
-            False, 1.0, 100, 2,
-        )  # fmt: skip
-        house.file.write_text(FILE.replace("key-of-bob-1", "key-of-bob-2"))
-        response = await http.post("/admin/keys/reload", headers=by("ops"))
-        assert response.json() == {"keys": 3}
-        error(await http.get("/v1/models", headers=by("bob")), 401, "invalid_api_key")
-        assert (await http.get("/v1/models", headers={"authorization": "Bearer key-of-bob-2"})).status_code == 200
-        house.file.write_text("keys: [key-of-alice")
-        with caplog.at_level(logging.ERROR):
-            told = error(await http.post("/admin/keys/reload", headers=by("ops")), 409, "invalid_keys_file")
-        assert "not valid YAML" in told["message"]
-        assert "the keys stay as they are" in caplog.text
-        assert "key-of" not in caplog.text + told["message"]
-        assert (await http.get("/v1/models", headers=by("alice"))).status_code == 200
-        house.file.write_text(FILE.replace(", admin: true", ""))
-        await http.post("/admin/keys/reload", headers=by("ops"))
-        for name in ("ops", "alice"):
-            error(await http.get("/admin/keys", headers=by(name)), 404, "unknown_url")
-
-    house.run(go)
-
-
-def test_draining(house: House, plain: Any) -> None:
-    plain.engine.script = plain.say("slow", pause=0.02)
-
-    async def go(http: httpx.AsyncClient) -> None:
-        first = asyncio.create_task(http.post(TEXT, json=PROMPT, headers=by("bob")))
-        await asyncio.sleep(0.01)
-        response = await http.post("/admin/drain", headers=by("ops"))
-        assert response.json() == {"draining": True, "requests": 1, "sequences_running": 1, "sequences_waiting": 0}
-        response = await http.post(TEXT, json=PROMPT, headers=by("bob"))
-        error(response, 503, "draining")
-        assert response.headers["retry-after"]
-        error(await http.get("/ready"), 503, "draining")
-        assert (await http.get("/health")).status_code == 200
-        assert (await http.get("/v1/models", headers=by("bob"))).status_code == 200
-        assert (await first).status_code == 200
-        assert (await http.post("/admin/drain", headers=by("ops"))).json()["requests"] == 0
-        assert (await http.delete("/admin/drain", headers=by("ops"))).json()["draining"] is False
-        assert (await http.get("/ready")).status_code == 200
-        assert (await http.post(TEXT, json=PROMPT, headers=by("bob"))).status_code == 200
-
-    house.run(go)
-
-
-def test_without_a_keys_file_there_are_no_admin_routes(plain: Any) -> None:
-    async def go() -> None:
-        app = plain.app(api_keys=("some-key-123",))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
-            for method, path in (("GET", "/admin/keys"), ("POST", "/admin/drain"), ("POST", "/admin/keys/reload")):
-                response = await http.request(method, path, headers={"authorization": "Bearer some-key-123"})
-                error(response, 404, "unknown_url")
-            response = await http.post(TEXT, json=PROMPT, headers={"authorization": "Bearer some-key-123"})
-            assert not limits(response)
-
-    anyio.run(go)
-
-
-def test_metrics(house: House, plain: Any) -> None:
-    async def go(http: httpx.AsyncClient) -> None:
-        await http.post(TEXT, json=PROMPT, headers=by("alice"))
-        await http.post(TEXT, json=PROMPT | {"max_tokens": 200}, headers=by("alice"))
-        await http.post(TEXT, json=PROMPT, headers={"authorization": "Bearer made-up-key"})
-        text = (await http.get("/metrics")).text
-        assert "key-of" not in text
-        assert "made-up" not in text
-        found = {
-            (sample.name.removeprefix("yardmaster_key_"), *sample.labels.values()): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name.startswith("yardmaster_key_")
-        }
-        assert found["requests_total", "alice"] == 2
-        assert found["tokens_total", "alice", "prompt"] == 3
-        assert found["tokens_total", "alice", "generation"] == len(plain.ids("hello")) + 1
-        assert found["rejected_total", "alice", "tokens"] == 1
-        assert found["sequences_waiting", "bob"] == found["sequences_running", "bob"] == 0
-        assert {labels[1] for labels in found} == {"alice", "bob", "ops", "internal"}
-        assert len(found) == 4 * (1 + 2 + 5 + 2)
 
     house.run(go)
 

@@ -9,7 +9,7 @@ import pytest
 
 from yardmaster.server.fair.client import OPEN_END
 from yardmaster.server.http.errors import ApiError
-from yardmaster.tests.server.fair_yard import Yard, run, settled
+from yardmaster.tests.server.fair.yard import Yard, run, settled
 
 
 def test_tokens_are_charged_and_settled(tmp_path: Path) -> None:

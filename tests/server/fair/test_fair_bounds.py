@@ -15,7 +15,7 @@ from yardmaster.engine.sampling_params import SamplingParams
 from yardmaster.engine.scheduler import SchedulerConfig
 from yardmaster.server.fair.client import FairClient
 from yardmaster.server.launch import layout
-from yardmaster.tests.server.fair_yard import TWO, Engine, Yard, run, settled
+from yardmaster.tests.server.fair.yard import TWO, Engine, Yard, run, settled
 
 
 def test_the_queue_is_bounded_and_light_keys_still_find_a_place(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from yardmaster.server.hub import desk as desk_module
 from yardmaster.server.hub.counts import Totals, families
 from yardmaster.server.hub.messages import Abort, Answer, Refusal, Sequence, from_door, to_door
 from yardmaster.server.hub.wire import Wire
-from yardmaster.tests.server.hub_hall import Engine, Pair, request, run, settle
+from yardmaster.tests.server.hub.hall import Engine, Pair, request, run, settle
 
 
 def test_sequences_go_there_and_their_outputs_come_back() -> None:

@@ -15,7 +15,7 @@ from yardmaster.server.fair.tenant import CALLER
 from yardmaster.server.http.errors import ApiError
 from yardmaster.server.hub.client import HUB_GONE
 from yardmaster.server.hub.handover import Handover, Hatch, receive
-from yardmaster.tests.server.hub_hall import Engine, Pair, request, run, settle
+from yardmaster.tests.server.hub.hall import Engine, Pair, request, run, settle
 
 
 def test_who_stops_reading_aborts_and_so_does_who_is_cancelled_before_it_is_taken() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from yardmaster.engine.client import EngineDead, EngineOverloaded
 from yardmaster.server.http.errors import ApiError
-from yardmaster.tests.server.fair_yard import TWO, Yard, run, settled
+from yardmaster.tests.server.fair.yard import TWO, Yard, run, settled
 
 
 def test_only_what_can_run_is_in_the_engine_and_keys_take_turns(tmp_path: Path) -> None:
