@@ -15,7 +15,8 @@ from .console import note, plain
 from .flags import EngineFlags, ModelArgument, SamplingFlags, existing_file, expand
 
 if TYPE_CHECKING:
-    from ..llm import LLM, RequestResult
+    from ..llm import LLM
+    from ..outputs import RequestResult
 
 _PROMPT_FIELDS = ("prompt", "prompt_token_ids", "messages")
 
