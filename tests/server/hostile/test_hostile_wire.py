@@ -1,25 +1,20 @@
-"""Bytes and clients of every bad kind on a real socket: the server answers on, and keeps nothing of them."""
+"""Bytes of every bad kind on a real socket: the server answers on, and keeps nothing of them."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
-import os
 import random
-import re
-import resource
 import socket
-import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import psutil
 import pytest
 
-CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+from yardmaster.tests.server.hostile.wire import CHAT, Burden, chunked, connect, head, post, said, statuses
+
 POSTS: dict[str, Any] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": {"prompt": "a", "n": 2, "stream": True},
@@ -40,15 +35,6 @@ TEXTS = (
     *(b"x-request-timeout: nan\r\n", b"content-type: text/plain\r\n", b": empty\r\n", b" folded\r\n", b"a" * 70_000),
     *(b"HTTP/1.0", b"HTTP/2.0", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\n\r\n", b"OPTIONS * "),
 )
-
-
-def head(house: Any, method: str, path: str, *lines: str) -> bytes:
-    kept = [f"{name}: {value}" for name, value in house.headers("ops").items()]
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: x", *kept, *lines, "", ""]).encode()
-
-
-def post(house: Any, path: str, body: bytes, *lines: str) -> bytes:
-    return head(house, "POST", path, "content-type: application/json", f"content-length: {len(body)}", *lines) + body
 
 
 def valid(house: Any, dice: random.Random) -> bytes:
@@ -89,58 +75,6 @@ def mutated(data: bytes, dice: random.Random) -> bytes:
             case _:
                 data = data[:at] + dice.choice(TEXTS) + data[at:]
     return data
-
-
-class Burden:
-    """What a server keeps: open files, tasks, connections. `settled()` fails where it does not go back to what it was.
-
-    A file or two are opened when they are first needed.
-    """
-
-    SLACK = (3, 0, 0)
-
-    def __init__(self, house: Any) -> None:
-        self._house = house
-        self._process = psutil.Process()
-        self.before = self._now()
-        self._memory = self._process.memory_info().rss
-
-    def _now(self) -> tuple[int, int, int]:
-        return self._process.num_fds(), self._house.tasks(), len(self._house.server.server_state.connections)
-
-    def settled(self, patience: float = 10.0, megabytes: int = 64) -> None:
-        deadline = time.monotonic() + patience
-        while any(now > before + more for now, before, more in zip(self._now(), self.before, self.SLACK, strict=True)):
-            assert time.monotonic() < deadline, (self._now(), self.before)
-            time.sleep(0.05)
-        gc.collect()
-        assert self._process.memory_info().rss - self._memory < megabytes << 20
-        with self._house.http() as http:
-            assert http.get("/health").status_code == 200
-            assert http.post("/v1/completions", json={"prompt": "a"}).json()["choices"][0]["text"] == "hello"
-
-
-def connect(house: Any, buffer: int | None = None) -> socket.socket:
-    connection = socket.socket()
-    if buffer is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    connection.settimeout(20)
-    connection.connect(("127.0.0.1", house.port))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
-
-
-def said(connection: socket.socket) -> bytes:
-    """All that comes until the server closes."""
-    received = bytearray()
-    with contextlib.suppress(ConnectionError):
-        while part := connection.recv(1 << 16):
-            received += part
-    return bytes(received)
-
-
-def statuses(answer: bytes) -> list[int]:
-    return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
 
 
 @pytest.fixture
@@ -213,10 +147,6 @@ def test_bodies_that_are_bombs(house: Any) -> None:
         assert status == 200 or json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
 
 
-def chunked(house: Any, rest: bytes) -> bytes:
-    return head(house, "POST", "/tokenize", "content-type: application/json", "transfer-encoding: chunked") + rest
-
-
 @pytest.mark.parametrize(
     ("name", "start", "more"),
     [
@@ -272,133 +202,3 @@ def test_heads_that_smuggle(house: Any, name: str, lines: tuple[str, ...]) -> No
         connection.sendall(head(house, "GET", "/version"))
         answer = said(connection)
     assert statuses(answer) in ([400], [413], []), (name, answer)
-
-
-def test_slow_heads_and_bodies_are_cut_off(house: Any) -> None:
-    """Drop by drop, a hundred of each: all are gone after their limit, and requests beside them are answered."""
-    burden = Burden(house)
-    body = post(house, "/v1/completions", b'{"prompt": "' + b"a" * 500 + b'"}')
-    late = head(house, "GET", "/health", "content-length: 1000")  # answered at once, its body still to come
-    starts = [b"GET /version HTTP/1.1\r\nx: ", body[:-480], late, chunked(house, b"")]
-    drops = [b"a", b"a", b"a", b"1\r\n \r\n"]
-    slow = [(connect(house), place % 4) for place in range(120)]
-    over: list[socket.socket] = []
-    with contextlib.ExitStack() as open_ones, house.http() as http:
-        for connection, kind in slow:
-            open_ones.enter_context(connection)
-            connection.sendall(starts[kind])
-        began = time.monotonic()
-        while len(over) < len(slow):
-            assert time.monotonic() - began < 15, [kind for connection, kind in slow if connection not in over]
-            for connection, kind in slow:
-                if connection in over:
-                    continue
-                try:
-                    connection.sendall(drops[kind])
-                except OSError:
-                    over.append(connection)
-            assert http.post("/v1/completions", json={"prompt": "a"}).status_code == 200
-            time.sleep(0.1)
-    burden.settled()
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_who_says_no_more_is_answered_or_given_up(house: Any, stream: bool) -> None:
-    """A client that closes its half: the answer still comes whole, or the engine is told to stop."""
-    house.stage.engine.script = house.stage.say("hello", pause=0.05)
-    burden = Burden(house)
-    body = json.dumps({"prompt": "a", "stream": stream}).encode()
-    aborted = len(house.stage.engine.aborted)
-    with connect(house) as connection:
-        connection.sendall(post(house, "/v1/completions", body, "connection: close"))
-        connection.shutdown(socket.SHUT_WR)
-        answer = said(connection)
-    whole = b"[DONE]" in answer if stream else b'"finish_reason":"stop"' in answer
-    deadline = time.monotonic() + 5
-    while not whole and len(house.stage.engine.aborted) == aborted:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    burden.settled()
-
-
-@pytest.mark.parametrize("how", ["closed", "kept", "stream"])
-def test_who_reads_nothing_is_given_up(plain: Any, open_house: Callable[..., Any], how: str) -> None:
-    """Whole answers too, that wait in a buffer: it, and the connection, are gone after the limit."""
-    house = open_house(plain, buffer=4096, send_timeout=0.5, keep_alive_timeout=1)
-    house.stage.engine.script = house.stage.say("é" * 1500, finish="length", size=1 if how == "stream" else 500)
-    burden = Burden(house)
-    fields = {"prompt": "a", "max_tokens": 3500, "n": 2 if how == "stream" else 40}
-    body = json.dumps(fields | {"stream": True} if how == "stream" else fields).encode()
-    lines = () if how == "kept" else ("connection: close",)
-    with contextlib.ExitStack() as open_ones:
-        stuck = [open_ones.enter_context(connect(house, 4096)) for _ in range(8)]
-        for connection in stuck:
-            connection.sendall(post(house, "/v1/completions", body, *lines))
-        begun = time.monotonic()
-        while len(house.server.server_state.connections) == 0:
-            time.sleep(0.01)
-        while house.server.server_state.connections:
-            assert time.monotonic() - begun < 25, house.server.server_state.connections
-            time.sleep(0.05)
-        house.stage.engine.script = house.stage.say("hello")
-    burden.settled()
-
-
-@contextlib.contextmanager
-def many_files(count: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < count:
-        pytest.skip(f"needs {count} open files")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def versioned(connection: socket.socket) -> None:
-    """Takes one answer of /version."""
-    answer = b""
-    while not answer.endswith(b"}"):
-        answer += connection.recv(4096)
-    assert statuses(answer) == [200]
-
-
-def test_a_thousand_idle_connections(plain: Any, open_house: Callable[..., Any]) -> None:
-    """Kept alive after an answer, or silent from the start; requests beside them are answered at the usual pace."""
-    house = open_house(plain)
-    burden = Burden(house)
-
-    def pace() -> float:
-        with house.http() as http:
-            http.get("/health")
-            began = time.monotonic()
-            for _ in range(30):
-                assert http.post("/v1/completions", json={"prompt": "a", "stream": True}).status_code == 200
-        return time.monotonic() - began
-
-    alone = pace()
-    with many_files(2500), contextlib.ExitStack() as open_ones:
-        idle = [open_ones.enter_context(connect(house)) for _ in range(1000)]
-        for connection in idle[::2]:
-            connection.sendall(head(house, "GET", "/version"))
-        for connection in idle[::2]:
-            versioned(connection)
-        assert len(house.server.server_state.connections) >= 1000
-        beside = pace()
-        for connection in idle[:10:2]:  # and they are still good
-            connection.sendall(head(house, "GET", "/version"))
-            versioned(connection)
-    print(f"30 requests: {alone:.2f} s alone, {beside:.2f} s beside 1000 connections")
-    assert beside < 5 * alone + 2
-    burden.settled()
-
-
-def test_threads_and_files_are_few(house: Any) -> None:
-    """A burst of requests to everything leaves no thread behind for each."""
-    with house.http() as http:
-        for _ in range(100):
-            http.post("/v1/chat/completions", json=CHAT)
-            http.get("/v1/files")
-    assert threading.active_count() < 100
-    assert len(os.listdir("/proc/self/fd")) < 200
