@@ -16,7 +16,7 @@ from typing import Any
 from ..http.errors import bad_request
 from ..http.schema.chat import Part
 from ..text.messages_in import TEXT_PARTS
-from .schema import CallItem, InputItem, MessageItem, ReasoningItem, ReferenceItem, ResultItem
+from .input_items import CallItem, InputItem, MessageItem, ReasoningItem, ReferenceItem, ResultItem
 
 Kept = dict[str, Any]
 """An item as the store has it and as clients see it."""
