@@ -96,6 +96,7 @@ DIFFERENCES = Phrasing(
         "What do I get [when|if] I take {b} from {a}?",
         "Which number do you get [when|if] {b} is subtracted from {a}?",
         "{a} less {b}",
+        "[Find|Compute] {b} subtracted from {a}.",
     ),
     held_out=(
         "What does {a} [-|minus] {b} make?",

@@ -144,7 +144,7 @@ class Sorting:
 
     def _words(self, rng: random.Random, held_out: bool) -> list[str]:
         """3 or 4 different words; in some draws several begin with the same letter."""
-        alike = rng.random() < 0.15
+        alike = rng.random() < 0.35
         wanted = 3 + int(rng.random() * 2)
         words: list[str] = []
         while len(words) < wanted:
