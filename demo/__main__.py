@@ -19,7 +19,7 @@ RUN = Path("build/demo")
 
 
 @app.command()
-def count(config: Config = DEFAULT, tokens: int = 2192) -> None:
+def count(config: Config = DEFAULT, tokens: int = 2208) -> None:
     """How many parameters a model of this shape has, with a tokenizer of so many tokens."""
     from .count import Count
 

@@ -106,6 +106,7 @@ ALPHABET = Phrasing(
         "How do you sort {list} alphabetically?",
     ),
 )
+BEGINNING = 3  # letters
 
 
 class Sorting:
@@ -144,7 +145,7 @@ class Sorting:
 
     def _words(self, rng: random.Random, held_out: bool) -> list[str]:
         """3 or 4 different words; in some draws several begin with the same letter."""
-        alike = rng.random() < 0.35
+        alike = rng.random() < (0.15 if held_out else 0.35)  # the harder ones are taught more often
         wanted = 3 + int(rng.random() * 2)
         words: list[str] = []
         while len(words) < wanted:
@@ -167,10 +168,13 @@ def _insertions(items: list[str], down: bool) -> str:
 
 
 def _beginnings(items: list[str]) -> str:
-    """`letters l, i, g: g, i, l`: as many letters of each word as tell them apart, then those in order."""
+    """`letters l-a-n, i-c-e: i-c-e, l-a-n`: as many letters of each word as tell them apart, then those in order.
+
+    Three at least, so that there is nothing to decide for most; hyphens keep them from being words themselves.
+    """
     words = [item.lower() for item in items]
-    enough = next(n for n in range(1, 100) if len({word[:n] for word in words}) == len(words))
-    begins = [word[:enough] for word in words]
+    enough = next(n for n in range(BEGINNING, 100) if len({word[:n] for word in words}) == len(words))
+    begins = ["-".join(word[:enough]) for word in words]
     return f"letters {', '.join(begins)}: {', '.join(sorted(begins))}"
 
 
