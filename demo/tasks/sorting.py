@@ -106,7 +106,6 @@ ALPHABET = Phrasing(
         "How do you sort {list} alphabetically?",
     ),
 )
-BEGINNING = 3  # letters
 
 
 class Sorting:
@@ -168,13 +167,10 @@ def _insertions(items: list[str], down: bool) -> str:
 
 
 def _beginnings(items: list[str]) -> str:
-    """`letters l-a-n, i-c-e: i-c-e, l-a-n`: as many letters of each word as tell them apart, then those in order.
-
-    Three at least, so that there is nothing to decide for most; hyphens keep them from being words themselves.
-    """
+    """`letters l, i, g: g, i, l`: as many letters of each word as tell them apart, then those in order."""
     words = [item.lower() for item in items]
-    enough = next(n for n in range(BEGINNING, 100) if len({word[:n] for word in words}) == len(words))
-    begins = ["-".join(word[:enough]) for word in words]
+    enough = next(n for n in range(1, 100) if len({word[:n] for word in words}) == len(words))
+    begins = [word[:enough] for word in words]
     return f"letters {', '.join(begins)}: {', '.join(sorted(begins))}"
 
 
