@@ -84,9 +84,14 @@ def check(
     out: Annotated[Path | None, typer.Option(help="A file for the result, in JSON.")] = None,
 ) -> None:
     """Ask a server held-out questions of every kind and count the right answers."""
+    import httpx
+
     from .checking import check as ask
 
-    shares = ask(url, count, at_once)
+    try:
+        shares = ask(url, count, at_once)
+    except httpx.HTTPError as error:
+        raise _refused(error) from None
     for kind, efforts in shares.items():
         print(f"{kind:14}" + "".join(f"  {effort} {100 * share:5.1f} %" for effort, share in efforts.items()))
     if out is not None:

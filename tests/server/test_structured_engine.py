@@ -173,7 +173,7 @@ def check(schema: dict[str, Any], text: str) -> None:
     jsonschema.Draft202012Validator(schema, format_checker=FORMAT_CHECKER).validate(value)
 
 
-@pytest.mark.parametrize("cases", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [200, pytest.param(2000, marks=pytest.mark.slow)])
 def test_every_finished_answer_validates(llm: LLM, cases: int) -> None:
     start = random.getrandbits(32)
     schemas = [Generator(start + place).document() for place in range(cases)]
