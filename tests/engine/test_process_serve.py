@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import psutil
 import pytest
 
 from yardmaster.models.random_checkpoint import small_gpt_oss, write_random_checkpoint
+from yardmaster.tests.server_process import ServerProcess
 
 SERVE = Path(__file__).with_name("fake_serve.py")
 SLOW_TOKEN = 7
@@ -29,41 +28,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Server:
+class Server(ServerProcess):
     """A running `fake_serve.py`, its output, and every process under it."""
 
     def __init__(self, model: Path, tp: int, dp: int, launcher: list[str]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [*launcher, str(SERVE), str(model), str(port), str(tp), str(dp)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-        threading.Thread(target=self._read, daemon=True).start()
+        super().__init__(SERVE, model, tp, dp, launcher=launcher)
         self.wait_for("ready: ", 60)
         self.family = psutil.Process(self.process.pid).children(recursive=True)
 
-    def _read(self) -> None:
-        if self.process.stdout is not None:
-            self.lines.extend(self.process.stdout)
-
-    @property
-    def output(self) -> str:
-        return "".join(self.lines)
-
     def wait_for(self, text: str, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while text not in self.output:
-            if time.monotonic() > end or self.process.poll() is not None:
-                raise AssertionError(f"no {text!r} in\n{self.output}")
-            time.sleep(0.05)
+        self.wait_until(lambda: text in self.output, seconds)
 
     def rank(self, rank: int) -> psutil.Process:
         return next(

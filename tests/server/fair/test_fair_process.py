@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +15,7 @@ from yardmaster.models.random_checkpoint import small_gpt_oss, write_random_chec
 from yardmaster.server import front
 from yardmaster.server.cli import main as cli
 from yardmaster.server.http.config import HttpConfig
+from yardmaster.tests.server_process import ServerProcess
 
 SERVE = Path(__file__).with_name("fair_serve.py")
 BODY = {"prompt": [5, 1], "max_tokens": 4, "ignore_eos": True}
@@ -33,33 +28,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Server:
+class Server(ServerProcess):
     def __init__(self, model: Path, keys_file: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, str(SERVE), str(model), str(port), str(keys_file)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        if self.process.stdout is not None:
-            self.lines.extend(self.process.stdout)
+        super().__init__(SERVE, model, keys_file)
 
     def wait_for(self, text: str, seconds: float = 60) -> None:
-        end = time.monotonic() + seconds
-        while text not in "".join(self.lines):
-            assert time.monotonic() < end, f"no {text!r} in {self.lines}"
-            assert self.process.poll() is None, self.lines
-            time.sleep(0.02)
+        self.wait_until(lambda: text in self.output, seconds)
 
     def post(self, key: str) -> httpx.Response:
         return httpx.post(

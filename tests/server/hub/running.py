@@ -3,65 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
+from yardmaster.tests.server_process import ServerProcess
+
 SERVE = Path(__file__).with_name("hub_serve.py")
 VOCABULARY, SLOW_TOKEN = 50_000, 7  # the fake rank's
 
 
-class Server:
+class Server(ServerProcess):
     """A running server and every process under it."""
 
     def __init__(self, model: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [*(launcher or (sys.executable,)), str(SERVE), str(model), str(port), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-        threading.Thread(target=self._read, daemon=True).start()
+        super().__init__(SERVE, model, *arguments, launcher=launcher)
         self.family: list[psutil.Process] = []
         try:
-            self.wait_for(lambda: "ready: " in self.output, 90)
+            self.wait_until(lambda: "ready: " in self.output, 90)
         except AssertionError:
             self.close()
             raise
         self.family = psutil.Process(self.process.pid).children(recursive=True)
-
-    def _read(self) -> None:
-        if self.process.stdout is not None:
-            self.lines.extend(self.process.stdout)
-
-    @property
-    def output(self) -> str:
-        return "".join(self.lines)
-
-    def wait_for(self, true: Callable[[], Any], seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < end, self.output
-            assert self.process.poll() is None, self.output
-            time.sleep(0.02)
 
     @property
     def doors(self) -> list[psutil.Process]:

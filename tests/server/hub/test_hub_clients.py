@@ -68,10 +68,10 @@ def test_who_leaves_frees_the_engine(server: Server) -> None:
     assert server.metric("num_requests_running") == 0
     lines = server.stream("key-free-of-limits", 400)
     next(lines)
-    server.wait_for(lambda: server.metric("num_requests_running") == 1, 5)
+    server.wait_until(lambda: server.metric("num_requests_running") == 1, 5)
     aborted = server.metric("request_success_total", finished_reason="abort")
     lines.close()  # type: ignore[attr-defined]
-    server.wait_for(lambda: server.metric("num_requests_running") == 0, 5)
+    server.wait_until(lambda: server.metric("num_requests_running") == 0, 5)
     assert server.metric("request_success_total", finished_reason="abort") == aborted + 1
 
 
@@ -106,8 +106,8 @@ def test_limits_of_keys_hold_over_all_processes(server: Server, keys_file: Path)
     next(lines)
     assert [server.post("key-for-one-at-once").status_code for _ in range(2)] == [429, 429]
     lines.close()  # type: ignore[attr-defined]
-    server.wait_for(lambda: server.metric("key_sequences_running", key="alone") == 0, 5)
-    server.wait_for(lambda: server.post("key-for-one-at-once").status_code == 200, 5)
+    server.wait_until(lambda: server.metric("key_sequences_running", key="alone") == 0, 5)
+    server.wait_until(lambda: server.post("key-for-one-at-once").status_code == 200, 5)
     assert [server.post("nobody-s-key").status_code for _ in range(2)] == [401, 401]
 
 
@@ -152,7 +152,7 @@ def test_a_background_response_is_reached_through_every_process(server: Server) 
     assert server.metric("num_requests_running") == 2
     cancelled = ask("POST", f"/{identity}/cancel").json()
     assert cancelled["status"] == "cancelled"
-    server.wait_for(lambda: server.metric("num_requests_running") == 1, 5)
+    server.wait_until(lambda: server.metric("num_requests_running") == 1, 5)
     assert [ask("GET", f"/{identity}").json()["status"] for _ in range(3)] == 3 * ["cancelled"]
     streams = [ask("GET", f"/{identity}", stream="true") for _ in range(2)]
     assert streams[0].content == streams[1].content != b""
@@ -177,15 +177,15 @@ def test_an_operator_reaches_all_processes_through_one(server: Server, keys_file
     assert drained == {"draining": True, "requests": 0, "sequences_running": 0, "sequences_waiting": 0}
     assert [server.post("key-free-of-limits").status_code for _ in range(3)] == 3 * [503]
     assert ask("DELETE", "drain").json()["draining"] is False
-    server.wait_for(lambda: httpx.get(f"{server.url}/ready").status_code == 200, 5)
+    server.wait_until(lambda: httpx.get(f"{server.url}/ready").status_code == 200, 5)
     assert [server.post("key-free-of-limits").status_code for _ in range(3)] == 3 * [200]
     keys_file.write_text(KEYS + "  - {name: new, key: key-that-is-new}\n")
     server.process.send_signal(signal.SIGHUP)
-    server.wait_for(lambda: "5 keys" in server.output, 5)
+    server.wait_until(lambda: "5 keys" in server.output, 5)
     assert [server.post("key-that-is-new").status_code for _ in range(3)] == 3 * [200]
     keys_file.write_text(KEYS)
     assert ask("POST", "keys/reload").json() == {"keys": 4}
-    server.wait_for(lambda: {server.post("key-that-is-new").status_code for _ in range(3)} == {401}, 5)
+    server.wait_until(lambda: {server.post("key-that-is-new").status_code for _ in range(3)} == {401}, 5)
     keys_file.write_text("keys: [{name: key-number-four")
     assert ask("POST", "keys/reload").status_code == 409
 

@@ -43,7 +43,7 @@ def test_one_is_killed_and_the_server_goes_on_until_it_is_told_to_end(model: Pat
         assert server.metric("generation_tokens_total") < 4 * 50  # what nobody reads was aborted
         assert server.metric("time_to_first_token_seconds_count") == seen
         assert server.post("any").status_code == 200
-        server.wait_for(lambda: server.metric("api_servers") == 2, 30)
+        server.wait_until(lambda: server.metric("api_servers") == 2, 30)
         assert server.metric("api_server_restarts_total") == 1
         assert "was killed by SIGKILL" in server.output
         server.family = psutil.Process(server.process.pid).children(recursive=True)
@@ -129,12 +129,12 @@ def test_a_batch_is_run_once_by_one_process_and_after_its_death_by_another(model
         def now() -> Any:
             return httpx.get(f"{server.url}/v1/batches/{batch.json()['id']}", timeout=10).json()
 
-        server.wait_for(lambda: now()["request_counts"]["completed"] >= 5, 30)
+        server.wait_until(lambda: now()["request_counts"]["completed"] >= 5, 30)
         holders = [door for door in server.doors if any("runner.lock" in f.path for f in door.open_files())]
         server.doors[0].kill()
-        server.wait_for(lambda: server.metric("api_servers") == 2, 30)
+        server.wait_until(lambda: server.metric("api_servers") == 2, 30)
         server.doors[0].kill()  # whichever it was that ran them, it is dead by now, or the next one
-        server.wait_for(lambda: now()["status"] == "completed", 60)
+        server.wait_until(lambda: now()["status"] == "completed", 60)
         assert holders
         assert now()["request_counts"] == {"total": 30, "completed": 30, "failed": 0}
         answers = httpx.get(f"{server.url}/v1/files/{now()['output_file_id']}/content").text.splitlines()
