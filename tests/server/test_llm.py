@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
 
 import yardmaster
 from yardmaster import LLM, SamplingParams
@@ -164,6 +168,28 @@ def test_close_twice_and_the_package(checkpoint: Path) -> None:
     model = LLM(str(checkpoint), **FLAGS)
     model.close()
     model.close()
+
+
+def rendering() -> list[psutil.Process]:
+    """The processes that this one started for chat templates."""
+    return [child for child in psutil.Process().children() if any("render_child" in word for word in child.cmdline())]
+
+
+def test_a_start_that_fails_leaves_no_process_behind(checkpoint: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(checkpoint, tmp_path / "templated")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytewise = tokenizers.Tokenizer(models.BPE({character: at for at, character in enumerate(alphabet)}, []))
+    bytewise.save(str(directory / "tokenizer.json"))  # none of Harmony's tokens: the template is what conversations use
+    (directory / "tokenizer_config.json").write_text("{}")
+    (directory / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    others = len(rendering())
+    with LLM(directory, **FLAGS):
+        assert len(rendering()) == others + 1
+    assert len(rendering()) == others
+    with pytest.raises((ValueError, RuntimeError), match="kv-cache-memory-bytes") as caught:
+        LLM(directory, **{**FLAGS, "kv_cache_memory_bytes": 1000})
+    assert len(rendering()) == others
+    assert caught.tb is not None  # it holds on to the model that did not start: nothing but `close` ended its process
 
 
 ENGINE = ["--device", "cpu", "--max-model-len", "256", "--kv-cache-memory-bytes", str(8 << 20)]
