@@ -1,4 +1,4 @@
-"""Shared fixtures. `ranks` runs a script as several ranks of one world."""
+"""Shared fixtures. `ranks` runs a script as several ranks of one world, `model` is a checkpoint to serve."""
 
 from __future__ import annotations
 
@@ -25,6 +25,16 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small gpt-oss of random weights, for a server in a process of its own. Not to be written to."""
+    from yardmaster.models.random_checkpoint import small_gpt_oss, write_random_checkpoint
+
+    folder = tmp_path_factory.mktemp("model")
+    write_random_checkpoint(folder, small_gpt_oss(num_layers=1, hidden_size=64))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -82,6 +82,7 @@ class Desk:
         self.number = number
         self.wire = Wire(from_door, self._hear, self.leave, self._flush)
         self.lost = asyncio.Event()
+        self.silence = 0  # turns of the hub's watch since the last message
         self._hall = hall
         self._live: dict[str, AsyncIterator[RequestOutput]] = {}
         self._callers: dict[int, Caller] = {}
@@ -112,6 +113,7 @@ class Desk:
         self._callers.clear()
 
     def _hear(self, message: FromDoor) -> None:
+        self.silence = 0
         match message:
             case Sequence():
                 self._start(self._play(message))

@@ -29,6 +29,7 @@ from .counts import families
 from .handover import receive
 from .keys import DoorKeys
 from .messages import (
+    Alive,
     Begin,
     Broken,
     Closed,
@@ -121,7 +122,7 @@ class Door:
         gc.freeze()  # what start-up has made lives as long as the server
         loop = asyncio.get_running_loop()
         serving = asyncio.create_task(server.serve(sockets=[]))
-        counting = asyncio.create_task(self._keep_count())
+        counting = asyncio.create_task(self._keep_in_touch())
         await server.listening.wait()
         loop.add_reader(self._connections, self._adopt)
         self._wire.send(Up())
@@ -221,12 +222,14 @@ class Door:
             self._told = families(self._metrics.counted)
             self._wire.send(Counted(number, self._told))
 
-    async def _keep_count(self) -> None:
-        """If this process dies, what it counted in its last second is all that gets lost."""
+    async def _keep_in_touch(self) -> None:
+        """If this process dies, what it counted in its last second is all that gets lost; if it hangs, the hub sees."""
         while self._metrics is not None:
             await asyncio.sleep(_COUNT_SECONDS)
             if families(self._metrics.counted) != self._told:
                 self._count(0)
+            else:
+                self._wire.send(Alive())
 
 
 def main() -> int:

@@ -39,6 +39,7 @@ from .messages import Begin, Cut, Drain, EngineState, Family, Keys, NotHere, Par
 DOOR = (sys.executable, "-m", "yardmaster.server.hub.door")
 
 _STATS_SECONDS = 0.1
+SILENT_SECONDS = 30  # a front end says something every second: one that does not hangs, and its clients with it
 _SPARE_SECONDS = 5.0  # beyond what a front end was given to end in
 _CUT_SECONDS = 2.0
 _LOSS_SECONDS = 5.0  # for the wire to be read out after a front end's end
@@ -77,6 +78,7 @@ class Hub:
         self._numbers = count(1)
         self._fronts: dict[int, _Front] = {}  # by their desk's number
         self._keepers: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
         self._all_up = asyncio.Event()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -93,6 +95,7 @@ class Hub:
     async def open(self) -> None:
         self._handover.begin()
         self._keepers = [asyncio.create_task(self._keep(index)) for index in range(self._size)]
+        self._watching = asyncio.create_task(self._watch())
 
     async def up(self) -> None:
         await self._all_up.wait()
@@ -121,6 +124,8 @@ class Hub:
         self._handover.close()
         self._kill()
         await self._all_gone(None)
+        if self._watching is not None:
+            self._watching.cancel()
         if self.keys is not None:
             self.keys.listeners.remove(self._tell_keys)
 
@@ -197,6 +202,16 @@ class Hub:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._leaving.wait(), pause)
 
+    async def _watch(self) -> None:
+        """End the front ends that hang. Turns are counted, not time: where the hub itself stood still, all did."""
+        while True:
+            await asyncio.sleep(1)
+            for front in self._up():
+                front.desk.silence += 1
+                if front.desk.silence == SILENT_SECONDS:
+                    self._say(f"a front end has said nothing for {SILENT_SECONDS} s: it hangs, and is ended")
+                    self._end(front)
+
     async def _run(self) -> tuple[int, bool]:
         """One process from its start to its end: the exit code, and whether it ever took connections."""
         number = next(self._numbers)
@@ -242,9 +257,12 @@ class Hub:
 
     def _kill(self) -> None:
         for front in self._fronts.values():
-            if front.process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    front.process.kill()
+            self._end(front)
+
+    def _end(self, front: _Front) -> None:
+        if front.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                front.process.kill()
 
     def _up(self) -> list[_Front]:
         return [front for front in self._fronts.values() if front.up]

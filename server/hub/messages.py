@@ -202,6 +202,10 @@ class Counted(msgspec.Struct, frozen=True, tag=True):
     families: list[Family]
 
 
+class Alive(msgspec.Struct, frozen=True, tag=True):
+    """Once a second where there is nothing to count: its event loop turns."""
+
+
 class Manage(msgspec.Struct, frozen=True, tag=True):
     """An admin's verb: list, reload, drain, undrain."""
 
@@ -258,7 +262,7 @@ ToDoor = (
     Begin | EngineState | Keys | Answer | News | Failed | Stats | Count | Drain | Cut | Relay | Part | NotHere | Stop
 )
 FromDoor = (
-    Up | Broken | Sequence | Abort | Enter | Leave | Limits | Scrape | Counted | Manage | Took | Closed
+    Up | Broken | Sequence | Abort | Enter | Leave | Limits | Scrape | Counted | Alive | Manage | Took | Closed
     | Relay | Part | NotHere | Stop
 )  # fmt: skip
 

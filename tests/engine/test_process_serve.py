@@ -14,18 +14,10 @@ import httpx
 import psutil
 import pytest
 
-from yardmaster.models.random_checkpoint import small_gpt_oss, write_random_checkpoint
 from yardmaster.tests.server_process import ServerProcess
 
 SERVE = Path(__file__).with_name("fake_serve.py")
 SLOW_TOKEN = 7
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    write_random_checkpoint(folder, small_gpt_oss(num_layers=1, hidden_size=64))
-    return folder
 
 
 class Server(ServerProcess):

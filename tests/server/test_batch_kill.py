@@ -18,7 +18,6 @@ import httpx
 import openai
 import pytest
 
-from yardmaster.models.random_checkpoint import small_gpt_oss, write_random_checkpoint
 from yardmaster.server.batch.config import BatchConfig
 from yardmaster.server.batch.records import Batch, StoredFile, new_batch_id, new_file_id
 from yardmaster.server.batch.store import Store
@@ -26,13 +25,6 @@ from yardmaster.server.batch.store import Store
 HERE = Path(__file__).parent
 SLOW_TOKEN = 7
 TEXT = "/v1/completions"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    write_random_checkpoint(folder, small_gpt_oss(num_layers=1, hidden_size=64))
-    return folder
 
 
 class Process:

@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from yardmaster.engine.config import EngineConfig
-from yardmaster.models.random_checkpoint import small_gpt_oss, write_random_checkpoint
 from yardmaster.server import front
 from yardmaster.server.cli import main as cli
 from yardmaster.server.http.config import HttpConfig
@@ -19,13 +18,6 @@ from yardmaster.tests.server_process import ServerProcess
 
 SERVE = Path(__file__).with_name("fair_serve.py")
 BODY = {"prompt": [5, 1], "max_tokens": 4, "ignore_eos": True}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("fair-model")
-    write_random_checkpoint(folder, small_gpt_oss(num_layers=1, hidden_size=64))
-    return folder
 
 
 class Server(ServerProcess):

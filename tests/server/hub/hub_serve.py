@@ -1,4 +1,7 @@
-"""`yardmaster serve --api-servers N` with the engine of plain Python: `hub_serve.py MODEL PORT N [KEYS|- [DIR]]`."""
+"""`yardmaster serve --api-servers N` with the engine of plain Python.
+
+`hub_serve.py MODEL PORT N [KEYS|- [DIR|- [SILENT]]]`
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,12 @@ from yardmaster.engine.config import EngineConfig
 from yardmaster.server.batch.config import BatchConfig
 from yardmaster.server.front import serve
 from yardmaster.server.http.config import HttpConfig
+from yardmaster.server.hub import hub
 
 if __name__ == "__main__":
-    model, port, servers, keys_file, directory, *_ = [*sys.argv[1:], "-", "-"]
+    model, port, servers, keys_file, directory, silent, *_ = [*sys.argv[1:], "-", "-", "-"]
+    if silent != "-":
+        hub.SILENT_SECONDS = int(silent)
     http = HttpConfig(
         ("fake",),
         port=int(port),

@@ -61,6 +61,32 @@ def test_one_is_killed_and_the_server_goes_on_until_it_is_told_to_end(model: Pat
         server.close()
 
 
+def test_one_that_hangs_is_ended_and_another_one_started(model: Path) -> None:
+    server = Server(model, "2", "-", "-", "3")
+    try:
+        streams = [server.stream("any", 200, (SLOW_TOKEN, place)) for place in range(2)]
+        told = [[next(each)] for each in streams]
+        hung, sound = server.doors
+        hung.suspend()
+        ends: list[str] = []
+        for place, each in enumerate(streams):
+            try:
+                told[place] += list(each)
+                ends.append(told[place][-1])
+            except httpx.HTTPError:
+                ends.append("lost")
+        assert sorted(ends) == ["data: [DONE]", "lost"]
+        assert token_ids(told[ends.index("data: [DONE]")]) == expected((SLOW_TOKEN, ends.index("data: [DONE]")), 200)
+        server.wait_until(lambda: server.metric("api_servers") == 2, 30)
+        assert server.metric("api_server_restarts_total") == 1
+        assert "a front end has said nothing for 3 s" in server.output
+        assert not hung.is_running()
+        assert sound.is_running()
+        assert [server.post("any").status_code for _ in range(4)] == 4 * [200]
+    finally:
+        server.close()
+
+
 @pytest.mark.slow
 def test_under_torchrun_a_dead_rank_ends_all(model: Path) -> None:
     server = Server(model, "2", launcher=(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1"))
