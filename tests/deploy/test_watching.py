@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from yardmaster.engine.messages import EngineStats, RankReport
 from yardmaster.server.fair.keyring import Keyring
 from yardmaster.server.hub.board import Board
 from yardmaster.server.metrics import Metrics
+from yardmaster.tests.server.conftest import ScriptedEngine
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BOARD = json.loads((DEPLOY / "grafana" / "yardmaster.json").read_text())
@@ -32,30 +33,6 @@ SCRAPED = {"instance", "job"}  # labels that Prometheus adds
 COLUMNS = 24
 
 
-class Engine:
-    """An engine whose groups and ranks have told everything once."""
-
-    dead = None
-    ready = True
-    max_model_len = 512
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-    async def submit(self, request: Any) -> Any:
-        raise NotImplementedError
-
-    async def abort(self, request_id: str) -> None: ...
-
-    def on_stats(self, listener: Callable[[int, EngineStats], None]) -> None:
-        counts = dict.fromkeys(("running", "waiting", "preemptions", "steps", "prompt_tokens", "generation_tokens"), 1)
-        listener(0, EngineStats(kv_usage=0.5, **counts))
-
-    def on_report(self, listener: Callable[[RankReport], None]) -> None:
-        listener(RankReport(rank=0, layer_imbalance=[1.0, 2.0]))
-
-
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """The labels of every sample that a server of several front ends and a keys file can show, by its name."""
@@ -64,7 +41,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     metrics = Metrics("model", "0")
     metrics.http_requests.labels("/v1/models", "GET", "200").inc()
     metrics.harmony_repairs.labels("kind").inc()
-    board = Board("model", Engine(), Keyring(keys), lambda: 2)
+    engine = ScriptedEngine(lambda submit: ())
+    board = Board("model", engine, Keyring(keys), lambda: 2)
+    counts = dict.fromkeys(("running", "waiting", "preemptions", "steps", "prompt_tokens", "generation_tokens"), 1)
+    for hear_stats in engine.stats:
+        hear_stats(0, EngineStats(kv_usage=0.5, **counts))
+    for hear_report in engine.reports:
+        hear_report(RankReport(rank=0, layer_imbalance=[1.0, 2.0]))
     found: dict[str, set[str]] = {}
     for scrape in (metrics.render(), asyncio.run(board.scrape([]))):
         for family in text_string_to_metric_families(scrape.decode()):

@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ import psutil
 import pytest
 
 from yardmaster.tests.server.hub.running import SLOW_TOKEN, Server, body, expected, token_ids
+
+
+def read_out(streams: list[Iterator[str]], told: list[list[str]]) -> list[str]:
+    """Add to `told` all that is still to come of each stream. How each ended: its last event, or "lost"."""
+    ends: list[str] = []
+    for events, stream in zip(told, streams, strict=True):
+        try:
+            events += list(stream)
+            ends.append(events[-1])
+        except httpx.HTTPError:
+            ends.append("lost")
+    return ends
 
 
 def test_one_is_killed_and_the_server_goes_on_until_it_is_told_to_end(model: Path) -> None:
@@ -28,13 +41,7 @@ def test_one_is_killed_and_the_server_goes_on_until_it_is_told_to_end(model: Pat
         seen = server.metric("time_to_first_token_seconds_count")
         assert seen == 4
         server.doors[0].kill()
-        ends: list[str] = []
-        for place, each in enumerate(streams):
-            try:
-                told[place] += list(each)
-                ends.append(told[place][-1])
-            except httpx.HTTPError:
-                ends.append("lost")
+        ends = read_out(streams, told)
         assert sorted(ends) == ["data: [DONE]", "data: [DONE]", "lost", "lost"]
         for prompt, events, end in zip(prompts, told, ends, strict=True):
             if end != "lost":
@@ -68,13 +75,7 @@ def test_one_that_hangs_is_ended_and_another_one_started(model: Path) -> None:
         told = [[next(each)] for each in streams]
         hung, sound = server.doors
         hung.suspend()
-        ends: list[str] = []
-        for place, each in enumerate(streams):
-            try:
-                told[place] += list(each)
-                ends.append(told[place][-1])
-            except httpx.HTTPError:
-                ends.append("lost")
+        ends = read_out(streams, told)
         assert sorted(ends) == ["data: [DONE]", "lost"]
         assert token_ids(told[ends.index("data: [DONE]")]) == expected((SLOW_TOKEN, ends.index("data: [DONE]")), 200)
         server.wait_until(lambda: server.metric("api_servers") == 2, 30)
