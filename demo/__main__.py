@@ -36,12 +36,16 @@ def train(
     run: Folder = RUN,
     threads: Annotated[int, typer.Option(help="Of the processor; 0 takes all.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "auto",
+    begin_with: Annotated[
+        Path | None, typer.Option(help="A checkpoint of this shape: weights and tokenizer to begin with.")
+    ] = None,
 ) -> None:
     """Train the model, or go on where the training in the folder stopped; under torchrun, on all of its ranks."""
     import torch
 
     from .progress import progress
     from .ranks import Ranks
+    from .tokenizer import copy_tokenizer
     from .training import Training
     from .vocabulary import train_tokenizer
 
@@ -49,11 +53,16 @@ def train(
     device = _device(device)
     ranks = Ranks.met(device)
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // ranks.size))
-    if ranks.first and not (run / "tokenizer" / "tokenizer.json").exists():
-        train_tokenizer(run / "tokenizer", chosen.vocabulary, chosen.shape.context, chosen.train.seed)
-    ranks.wait()
     try:
+        if ranks.first and not (run / "tokenizer" / "tokenizer.json").exists():
+            if begin_with is None:
+                train_tokenizer(run / "tokenizer", chosen.vocabulary, chosen.shape.context, chosen.train.seed)
+            else:
+                copy_tokenizer(begin_with, run / "tokenizer")
+        ranks.wait()
         training = Training(chosen, run, device, ranks)
+        if begin_with is not None and training.step == 0:
+            training.trainee.begin_with(begin_with)
         with progress(training.step, chosen.train.steps, ranks.first) as report:
             training.run(report)
     except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -15,9 +14,8 @@ from ..models.gpt_oss import Block
 from ..models.random_checkpoint import hub_config, tensor_specs, write_configs
 from ..weights.tokenizer_writer import special_ids
 from ..weights.writer import TensorSpec, write_checkpoint
+from .tokenizer import copy_tokenizer
 from .trainee import Trainee
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def export(trainee: Trainee, tokenizer: Path, directory: Path, *, packed: bool, aux_loss: float) -> None:
@@ -34,8 +32,7 @@ def export(trainee: Trainee, tokenizer: Path, directory: Path, *, packed: bool, 
     hub = hub_config(config, dtype="bfloat16", packed=packed, tokens=tokens)
     # Its answers are right or wrong: unless a request says otherwise, the likeliest one.
     write_configs(directory, hub | {"router_aux_loss_coef": aux_loss}, tokens, do_sample=False, temperature=0.0)
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(tokenizer / name, directory / name)
+    copy_tokenizer(tokenizer, directory)
 
 
 @torch.no_grad()

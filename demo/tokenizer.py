@@ -8,6 +8,7 @@ themselves.
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Container, Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..weights.tokenizer_writer import SPECIALS, byte_level, byte_pieces, save_t
 # Words with the space before them, digits one by one, runs of marks, line ends, other space.
 PATTERN = r" ?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 MULTIPLE = 16  # of the vocabulary, which matrix products like
+FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 LEAST = 3  # times that two neighbours must have been seen
 
 
@@ -37,6 +39,16 @@ def write_word_tokenizer(directory: Path, texts: Iterable[str], known: Container
     model = models.BPE(vocab=vocab, merges=[], ignore_merges=True, fuse_unk=False, byte_fallback=False)
     save_tokenizer(directory, byte_level(model, PATTERN, specials), specials, context)
     return vocabulary
+
+
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """A tokenizer's files from one folder into another. Raises ValueError where one is missing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        try:
+            shutil.copyfile(source / name, directory / name)
+        except OSError as error:
+            raise ValueError(f"{source / name}: {error.strerror}") from None
 
 
 def learnt_words(texts: Iterable[str], known: Container[str], size: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +11,13 @@ from torch import nn
 
 from ..cache.store import KVStore
 from ..experts.base import ExpertShard
+from ..kernels.device import fastest_dtype
 from ..models.config import ModelConfig
 from ..models.gpt_oss import SLIDING, GptOss
 from ..parallel.dispatch.local import LocalDispatcher
 from ..parallel.mesh import Mesh
+from ..weights.checkpoint import Checkpoint
+from ..weights.load import load
 from .balance import WatchedRouter
 from .batch import Batch
 from .experts import TrainedExperts
@@ -26,10 +30,12 @@ class Trainee:
         self,
         config: ModelConfig,
         seed: int,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.config, self.dtype, self.device = config, dtype, torch.device(device)
+        """`dtype` of activations: without one the fastest of this device."""
+        self.config, self.device = config, torch.device(device)
+        self.dtype = dtype = dtype or fastest_dtype(self.device)
         experts = range(config.num_experts)
         shard = ExpertShard(
             config.num_experts, config.hidden_size, config.expert_width, experts, range(config.expert_width), config.glu
@@ -57,6 +63,13 @@ class Trainee:
         ]
         windows = None, config.sliding_window
         self.windows = [(layers, window) for layers, window in zip(kinds, windows, strict=True) if layers]
+
+    def begin_with(self, directory: Path) -> None:
+        """Take the weights of a checkpoint, its experts in MXFP4 or in floats. Raises CheckpointError."""
+        with Checkpoint(directory) as checkpoint, torch.no_grad():
+            for store in self.stores:
+                store.packed_source = any(name.endswith("_blocks") for name in checkpoint)
+            load(checkpoint, self.model.slots())
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean cross entropy over the targets in nats, and the routers' imbalance: both with gradients."""

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from yardmaster import LLM, SamplingParams
@@ -12,6 +13,7 @@ from yardmaster.demo.__main__ import app
 from yardmaster.demo.checking import right
 from yardmaster.demo.tasks.base import Call, Reply, Turn
 from yardmaster.demo.tasks.registry import KINDS
+from yardmaster.kernels.reference.mxfp4 import unpack
 
 CONFIG = """
 vocabulary = 1200
@@ -67,6 +69,35 @@ def test_train_export_draw_serve(tmp_path):
         (answer,) = llm.chat([[{"role": "user", "content": "Hi"}]], SamplingParams(max_tokens=3, ignore_eos=True))
         assert len(answer.outputs[0].token_ids) == 3
     assert out.joinpath("config.json").exists()
+
+
+def test_a_training_begins_with_a_checkpoint(tmp_path):
+    config, first, second = tmp_path / "c.toml", tmp_path / "first", tmp_path / "second"
+    config.write_text(CONFIG.replace("steps = 12", "steps = 2"))
+    assert _run("train", "--config", config, "--folder", first, "--threads", 1, "--device", "cpu").exit_code == 0
+    assert _run("export", first / "out", "--config", config, "--folder", first).exit_code == 0
+    config.write_text(f"{CONFIG.replace('steps = 12', 'steps = 1')}learning_rate = 0.0\nseed = 2\n")
+    flags = "--config", config, "--folder", second
+    begun = _run("train", *flags, "--begin-with", first / "out", "--threads", 1, "--device", "cpu")
+    assert begun.exit_code == 0, begun.output
+    assert _run("export", second / "out", *flags).exit_code == 0
+    before, after = (load_file(folder / "out" / "model.safetensors") for folder in (first, second))
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        if name.endswith("_blocks"):  # -0 may have become 0
+            scales = name.replace("_blocks", "_scales")
+            assert torch.equal(unpack(tensor, before[scales]), unpack(after[name], after[scales]))
+        else:
+            assert torch.equal(tensor, after[name])
+    assert (first / "out" / "tokenizer.json").read_bytes() == (second / "out" / "tokenizer.json").read_bytes()
+    other = "--config", config, "--folder", tmp_path / "third"
+    refused = _run("train", *other, "--begin-with", tmp_path / "none", "--device", "cpu")
+    assert refused.exit_code == 2
+    assert "none/tokenizer.json: No such file" in refused.output
+    config.write_text(CONFIG.replace("hidden = 64", "hidden = 96"))
+    refused = _run("train", *other, "--begin-with", first / "out", "--device", "cpu")
+    assert refused.exit_code == 2
+    assert "model.embed_tokens.weight" in refused.output
 
 
 def test_pictures(tmp_path):
