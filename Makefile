@@ -67,7 +67,7 @@ bench-peers: $(STAMP) ## the same work through whatever else is installed on thi
 bench-compiled: $(STAMP) ## what the compiler makes of the GPU kernels; needs no GPU
 	$(BIN)/python -m yardmaster.bench.compiled
 
-demo: $(STAMP) ## train the embedded model again, into build/demo: some 105 minutes on two cores with libjemalloc2
+demo: $(STAMP) ## train the embedded model again, into build/demo: some 105 minutes on two cores with bfloat16 instructions and libjemalloc2
 	LD_PRELOAD=$(firstword $(wildcard /usr/lib/*/libjemalloc.so.2)) MALLOC_CONF=$(MALLOC_CONF) \
 	  $(BIN)/torchrun --standalone --nproc-per-node $(RANKS) -m yardmaster.demo train --folder build/demo
 	rm -rf build/demo/checkpoint
