@@ -47,7 +47,7 @@ def prefill_attention(
         past_BM = place_BM < starts_B[:, None]
         slot_BM = torch.where(past_BM, slot_BM, slot_BM[:, :1])
         keys, values = (
-            torch.cat((cache.flatten(0, 1)[slot_BM], new[at_BN]), 1).float()
+            torch.cat((_rows(cache.flatten(0, 1), slot_BM), _rows(new, at_BN)), 1).float()
             for cache, new in ((k_cache, k_Nhd), (v_cache, v_Nhd))
         )
         query_BN1 = (starts_B[:, None] + row_BN)[..., None]
@@ -55,13 +55,18 @@ def prefill_attention(
         seen_BNL = (key_BL <= query_BN1) & torch.cat((past_BM, real_BN), 1)[:, None]
         if window is not None:
             seen_BNL &= key_BL > query_BN1 - window
-        out_BNHd = _attend(q_NHd[at_BN].float(), keys, values, seen_BNL, sinks_H, scale)
+        out_BNHd = _attend(_rows(q_NHd, at_BN).float(), keys, values, seen_BNL, sinks_H, scale)
         outs.append(out_BNHd[real_BN])
         rows.append(at_BN[real_BN])
     if not outs:
         return torch.empty_like(q_NHd)
     out_NHd = torch.cat(outs).to(q_NHd.dtype)
-    return out_NHd[torch.cat(rows).argsort()]
+    return out_NHd.index_select(0, torch.cat(rows).argsort())
+
+
+def _rows(x_N: torch.Tensor, index_BN: torch.Tensor) -> torch.Tensor:
+    """x[index] of whole rows: some three times as fast as indexing, with gradients too."""
+    return x_N.index_select(0, index_BN.flatten()).unflatten(0, index_BN.shape)
 
 
 def _attend(

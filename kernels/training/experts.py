@@ -45,20 +45,20 @@ class _Experts(torch.autograd.Function):
         glu: Glu,
     ) -> torch.Tensor:
         place_R, token_n, rooms = _places(keys_MK, len(gate_up_egD))
-        x_nD = x_MD[token_n]
+        x_nD = x_MD.index_select(0, token_n)
         gate_up_egD, gate_up_bias_eg = _halved(gate_up_egD), _halved(gate_up_bias_eg)
         gate_up_ng = _products(x_nD, gate_up_egD, gate_up_bias_eg, rooms)
         hidden_nf, *_ = _glu(gate_up_ng, glu)
         y_nD = _products(hidden_nf.to(x_MD.dtype), down_eDf, down_bias_eD, rooms)
         ctx.save_for_backward(x_nD, gate_up_ng, gate_up_egD, down_eDf, place_R)
         ctx.glu, ctx.rooms = glu, rooms
-        return y_nD[place_R].view(*keys_MK.shape, x_MD.shape[1])
+        return y_nD.index_select(0, place_R).view(*keys_MK.shape, x_MD.shape[1])
 
     @staticmethod
     def backward(ctx: Any, grad_MKD: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x_nD, gate_up_ng, gate_up_egD, down_eDf, place_R = ctx.saved_tensors
         grad_y_nD = torch.zeros_like(x_nD)  # rows that fill up take no part
-        grad_y_nD[place_R] = grad_MKD.flatten(0, 1)
+        grad_y_nD.index_copy_(0, place_R, grad_MKD.flatten(0, 1))
         hidden_nf, slopes_ng = _glu(gate_up_ng, ctx.glu, slopes=True)
         hidden_nf = hidden_nf.to(x_nD.dtype)
         grad_hidden_nf, grad_x_nD = torch.empty_like(hidden_nf), torch.empty_like(x_nD)
@@ -76,7 +76,7 @@ class _Experts(torch.autograd.Function):
             torch.mm(grad_ng[span], gate_up_egD[e], out=grad_x_nD[span])
             torch.mm(grad_ng[span].t(), x_nD[span], out=grad_gate_up_egD[e])
             torch.sum(grad_ng[span], 0, out=grad_bias_eg[e])
-        grad_x_MD = grad_x_nD[place_R].view_as(grad_MKD).sum(1)
+        grad_x_MD = grad_x_nD.index_select(0, place_R).view_as(grad_MKD).sum(1)
         return grad_x_MD, None, _paired(grad_gate_up_egD), _paired(grad_bias_eg), grad_down_eDf, grad_bias_eD, None
 
 
