@@ -26,6 +26,7 @@ from yardmaster.demo.tasks.mix import draw
 from yardmaster.demo.trainee import Trainee
 from yardmaster.demo.training import Training, learning_rate
 from yardmaster.demo.vocabulary import train_tokenizer
+from yardmaster.kernels.device import fastest_dtype
 from yardmaster.kernels.reference.mxfp4 import pack, unpack
 from yardmaster.server.text.tokenizer import Tokenizer
 
@@ -139,6 +140,15 @@ def test_what_packed_training_computes_is_what_the_packed_checkpoint_holds(train
                 weight.copy_(unpack(*pack(weight), torch.float32))
     with torch.no_grad():
         assert torch.allclose(mine, trainee._logits(batch), atol=1e-5)
+
+
+@pytest.mark.parametrize("has", ["_is_avx512_bf16_supported", "_is_amx_tile_supported", None])
+def test_products_are_in_the_dtype_that_the_device_has_instructions_for(monkeypatch, has):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == has)
+    assert fastest_dtype(torch.device("cpu")) == (torch.bfloat16 if has else torch.float32)
+    assert fastest_dtype(torch.device("cuda")) == torch.bfloat16
+    assert Trainee(SHAPE.model(600), 3).dtype == fastest_dtype(torch.device("cpu"))
 
 
 def test_targets_are_what_is_to_be_said(renderer, tokenizer):
