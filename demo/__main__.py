@@ -46,7 +46,7 @@ def train(
     from .progress import progress
     from .ranks import Ranks
     from .tokenizer import copy_tokenizer
-    from .training import Training
+    from .training import STATE, Training
     from .vocabulary import train_tokenizer
 
     chosen = _read(config)
@@ -54,15 +54,15 @@ def train(
     ranks = Ranks.met(device)
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // ranks.size))
     try:
-        if ranks.first and not (run / "tokenizer" / "tokenizer.json").exists():
-            if begin_with is None:
-                train_tokenizer(run / "tokenizer", chosen.vocabulary, chosen.shape.context, chosen.train.seed)
-            else:
-                copy_tokenizer(begin_with, run / "tokenizer")
+        begins_with = None if (run / STATE).exists() else begin_with
+        if ranks.first and begins_with is not None:
+            copy_tokenizer(begins_with, run / "tokenizer")
+        elif ranks.first and not (run / "tokenizer" / "tokenizer.json").exists():
+            train_tokenizer(run / "tokenizer", chosen.vocabulary, chosen.shape.context, chosen.train.seed)
         ranks.wait()
         training = Training(chosen, run, device, ranks)
-        if begin_with is not None and training.step == 0:
-            training.trainee.begin_with(begin_with)
+        if begins_with is not None:
+            training.trainee.begin_with(begins_with)
         with progress(training.step, chosen.train.steps, ranks.first) as report:
             training.run(report)
     except ValueError as error:

@@ -67,8 +67,9 @@ class Trainee:
     def begin_with(self, directory: Path) -> None:
         """Take the weights of a checkpoint, its experts in MXFP4 or in floats. Raises CheckpointError."""
         with Checkpoint(directory) as checkpoint, torch.no_grad():
+            packed = any(name.endswith("_blocks") for name in checkpoint)
             for store in self.stores:
-                store.packed_source = any(name.endswith("_blocks") for name in checkpoint)
+                store.packed_source = packed
             load(checkpoint, self.model.slots())
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -30,6 +30,7 @@ from .tasks.registry import KINDS
 from .trainee import Trainee, groups
 
 LOG = 10
+STATE = "state.pt"
 BETAS = (0.9, 0.98)
 FIRST_DAY, DAYS = date(2024, 1, 1), 3650
 
@@ -112,13 +113,13 @@ class Training:
             "tokens": self.tokens,
             "seconds": self.seconds,
         }
-        part = self.folder / "state.pt.part"
+        part = self.folder / f"{STATE}.part"
         torch.save(state, part)
-        part.replace(self.folder / "state.pt")
+        part.replace(self.folder / STATE)
 
     def _load(self) -> None:
         """Raises ValueError where the state is of another model."""
-        path = self.folder / "state.pt"
+        path = self.folder / STATE
         if not path.exists():
             return
         state = torch.load(path, map_location=self.trainee.device, weights_only=True)

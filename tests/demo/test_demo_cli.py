@@ -79,6 +79,7 @@ def test_a_training_begins_with_a_checkpoint(tmp_path):
     assert _run("export", first / "out", "--config", config, "--folder", first).exit_code == 0
     config.write_text(f"{CONFIG.replace('steps = 12', 'steps = 1')}learning_rate = 0.0\nseed = 2\n")
     flags = "--config", config, "--folder", second
+    train_tokenizer(second / "tokenizer", 0, 4096, 1, conversations=1)  # of a training that was stopped early
     begun = _run("train", *flags, "--begin-with", first / "out", "--threads", 1, "--device", "cpu")
     assert begun.exit_code == 0, begun.output
     assert _run("export", second / "out", *flags).exit_code == 0

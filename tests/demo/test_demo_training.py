@@ -151,6 +151,19 @@ def test_products_are_in_the_dtype_that_the_device_has_instructions_for(monkeypa
     assert Trainee(SHAPE.model(600), 3).dtype == fastest_dtype(torch.device("cpu"))
 
 
+def test_training_in_bfloat16_is_near_that_in_float32(tokenizer, renderer):
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        trainee = Trainee(SHAPE.model(tokenizer.vocab_size), 3, dtype)
+        loss, imbalance = trainee.losses(Batch.of(_samples(renderer, 4), trainee.windows))
+        (loss + imbalance).backward()
+        gradients = torch.cat([parameter.grad.flatten() for parameter in trainee.model.parameters()])
+        found.append((loss.item(), gradients))
+    (wide, exact), (narrow, near) = found
+    assert abs(wide - narrow) < 0.02 * wide
+    assert F.cosine_similarity(exact, near, 0) > 0.98
+
+
 def test_targets_are_what_is_to_be_said(renderer, tokenizer):
     thoughts = {"medium": "thinking", "high": "thinking hard"}
     turns = (
