@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from yardmaster.bench.gpu_facts import copy_rate, facts, matmul_rate
-from yardmaster.kernels.gpu import prefill_attention as kernel
-from yardmaster.kernels.gpu.prefill_attention import Tile
+from yardmaster.kernels.gpu.prefill_attention import prefill_attention
+from yardmaster.kernels.gpu.prefill_tile import Tile
 from yardmaster.kernels.gpu.timing import microseconds
 from yardmaster.kernels.reference import attention as reference
 
@@ -29,7 +29,7 @@ PAGE = 16
 TOLERANCE = 1e-2  # of bfloat16 arithmetic against float32; a wrong page is off by 1
 ROTATE_BYTES = 1 << 30
 
-attend: Callable[..., torch.Tensor] = kernel.prefill_attention
+attend: Callable[..., torch.Tensor] = prefill_attention
 Chunks = tuple[tuple[int, int], ...]  # tokens before the chunk, tokens of it
 
 

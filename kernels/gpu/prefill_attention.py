@@ -15,30 +15,16 @@ Twin: ../reference/attention.py. Positions are counted from the chunk's first to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
+
+from .prefill_tile import Tile, choose
 
 LOWEST = tl.constexpr(-1e30)  # below every score, and finite: nothing is subtracted from infinity
 LOG2_E = tl.constexpr(1.4426950408889634)
 CHUNKS = tl.constexpr(128)  # looked through at a time
 NO_WINDOW = (1 << 31) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """Rows (heads of tokens) and keys of a product, warps that share it, and how many turns ahead keys are loaded.
-
-    `registers`: at most so many a lane, where that lets more programs share a multiprocessor.
-    """
-
-    rows: int
-    keys: int
-    warps: int
-    stages: int
-    registers: int | None = None
 
 
 def prefill_attention(
@@ -109,16 +95,6 @@ def prefill_attention(
         maxnreg=tile.registers,
     )
     return out_NHd
-
-
-def choose(width: int, window: int | None) -> Tile:
-    """The tile for heads so wide: one program a multiprocessor, or two, or three where each has few keys.
-
-    Of narrow heads exponentials take as long as products: while one program is at its own, the other's go on.
-    """
-    if width > 64:
-        return Tile(128, 64, 8, 3)
-    return Tile(64, 64, 4, 3, registers=168) if window and window <= 512 else Tile(128, 64, 4, 3)
 
 
 @triton.jit(do_not_specialize=["pages", "first", "offsets", "starts", "chunks", "pages_row", "window"])

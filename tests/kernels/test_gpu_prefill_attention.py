@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
-from yardmaster.kernels.gpu.prefill_attention import Tile, prefill_attention
+from yardmaster.kernels.gpu.prefill_attention import prefill_attention
+from yardmaster.kernels.gpu.prefill_tile import Tile
 from yardmaster.kernels.reference import attention as reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
