@@ -1,9 +1,9 @@
 """Attention of many chunks at once, with gradients, through torch's flash kernel on a CPU.
 
-Twin and legend: ../reference/attention.py, which also is what trains on other devices. Chunks of like length make one
-batch, filled up to the longest.
+Twin and legend: ../reference/attention.py, which also is what trains on other devices. Under a window chunks
+are cut into pieces, which see few keys; pieces of like length make one batch, filled up to the longest.
 
-B chunks of a batch, N rows of the longest, L keys of the longest.
+B pieces of a batch, N rows of the longest, L keys of the longest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-LEAST_FILLED = 0.85  # of the longest's rows that a chunk in its batch must have
+LEAST_FILLED = 0.85  # of the longest's rows that a piece in its batch must have
+PIECE = 64  # rows of a chunk that see keys of one band, at least
 
 
 def prefill_attention(
@@ -31,31 +32,32 @@ def prefill_attention(
     scale: float,
 ) -> torch.Tensor:
     """As the twin: (N, H, d), in float32 inside."""
-    size = k_cache.shape[1]
+    size, device = k_cache.shape[1], q_NHd.device
+    keys, values = (
+        torch.cat((cache.flatten(0, 1), new)).float() for cache, new in ((k_cache, k_Nhd), (v_cache, v_Nhd))
+    )
+    cached = len(keys) - len(q_NHd)
     outs, rows = [], []
-    for chosen_B in _batches(offsets_C1):
-        counts_B, begin_B, starts_B = offsets_C1.diff()[chosen_B], offsets_C1[chosen_B], starts_C[chosen_B]
-        row_BN = torch.arange(int(counts_B.max()), device=q_NHd.device).expand(len(chosen_B), -1)
-        real_BN = row_BN < counts_B[:, None]
-        at_BN = torch.where(real_BN, begin_B[:, None] + row_BN, begin_B[:, None])
-        # What stands before the chunks, from the oldest position that any of them may see.
-        oldest_B = first_C[chosen_B] if window is None else (starts_B - window + 1).maximum(first_C[chosen_B])
-        before = int((starts_B - oldest_B).max())
-        place_BM = oldest_B[:, None] + torch.arange(before, device=q_NHd.device)
-        column_BM = ((place_BM - first_C[chosen_B, None]) // size).clamp(max=pages_CP.shape[1] - 1)
-        slot_BM = pages_CP[chosen_B].gather(1, column_BM) * size + place_BM % size
-        past_BM = place_BM < starts_B[:, None]
-        slot_BM = torch.where(past_BM, slot_BM, slot_BM[:, :1])
-        keys, values = (
-            torch.cat((_rows(cache.flatten(0, 1), slot_BM), _rows(new, at_BN)), 1).float()
-            for cache, new in ((k_cache, k_Nhd), (v_cache, v_Nhd))
+    for chunk_B, from_B, counts_B in _batches(_pieces(offsets_C1, window), device):
+        row_N = torch.arange(int(counts_B.max()), device=device)
+        real_BN = row_N < counts_B[:, None]
+        row_BN = from_B[:, None] + row_N * real_BN  # filled up with the first
+        start_B1, begin_B1, first_B1 = (x[chunk_B, None] for x in (starts_C, offsets_C1, first_C))
+        query_BN = start_B1 + row_BN
+        last_B1 = query_BN.amax(1, keepdim=True)
+        # From the oldest key that the first row may see to the last row's own.
+        oldest_B1 = first_B1 if window is None else (query_BN[:, :1] - window + 1).maximum(first_B1)
+        key_BL = oldest_B1 + torch.arange(int((last_B1 - oldest_B1).max()) + 1, device=device)
+        place_BL = key_BL.minimum(last_B1)
+        column_BL = ((place_BL - first_B1) // size).clamp(max=pages_CP.shape[1] - 1)
+        slot_BL = pages_CP[chunk_B].gather(1, column_BL) * size + place_BL % size
+        at_BL = torch.where(place_BL < start_B1, slot_BL, cached + begin_B1 + place_BL - start_B1)
+        ahead_BNL = query_BN[..., None] - key_BL[:, None]
+        seen_BNL = ahead_BNL >= 0 if window is None else (ahead_BNL >= 0) & (ahead_BNL < window)
+        at_BN = begin_B1 + row_BN
+        out_BNHd = _attend(
+            _rows(q_NHd, at_BN).float(), _rows(keys, at_BL), _rows(values, at_BL), seen_BNL, sinks_H, scale
         )
-        query_BN1 = (starts_B[:, None] + row_BN)[..., None]
-        key_BL = torch.cat((place_BM, starts_B[:, None] + row_BN), 1)[:, None]
-        seen_BNL = (key_BL <= query_BN1) & torch.cat((past_BM, real_BN), 1)[:, None]
-        if window is not None:
-            seen_BNL &= key_BL > query_BN1 - window
-        out_BNHd = _attend(_rows(q_NHd, at_BN).float(), keys, values, seen_BNL, sinks_H, scale)
         outs.append(out_BNHd[real_BN])
         rows.append(at_BN[real_BN])
     if not outs:
@@ -77,7 +79,7 @@ def _attend(
     sinks_H: torch.Tensor | None,
     scale: float,
 ) -> torch.Tensor:
-    """Every row sees a key at least: its own, or where it fills up, the chunk's first."""
+    """Every row sees a key at least: its own."""
     group = q_BNHd.shape[2] // k_BLhd.shape[2]
     k_BLHd, v_BLHd = (x.repeat_interleave(group, 2) for x in (k_BLhd, v_BLhd))
     q, k, v = (x.transpose(1, 2) for x in (q_BNHd, k_BLHd, v_BLHd))
@@ -123,17 +125,22 @@ class _Flash(torch.autograd.Function):
         return *grads, None, sinks_grad_H, None
 
 
-def _batches(offsets_C1: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Chunks of like length together."""
-    counts_C = offsets_C1.diff()
-    order = counts_C.argsort(descending=True, stable=True).tolist()
-    counts = counts_C.tolist()
-    batch: list[int] = []
-    for chunk in order:
-        if batch and counts[chunk] < LEAST_FILLED * counts[batch[0]]:
-            yield torch.tensor(batch, device=offsets_C1.device)
+def _pieces(offsets_C1: torch.Tensor, window: int | None) -> list[tuple[int, int, int]]:
+    """Chunk, first row in it and rows of each piece. Under a window a chunk is cut: a row sees few keys of it."""
+    pieces = []
+    for chunk, count in enumerate(offsets_C1.diff().tolist()):
+        step = count if window is None else max(window, PIECE)
+        pieces += [(chunk, at, min(step, count - at)) for at in range(0, count, max(1, step))]
+    return pieces
+
+
+def _batches(pieces: list[tuple[int, int, int]], device: torch.device) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Pieces of like length together: their chunks, first rows and rows."""
+    batch: list[tuple[int, int, int]] = []
+    for piece in sorted(pieces, key=lambda piece: -piece[2]):
+        if batch and piece[2] < LEAST_FILLED * batch[0][2]:
+            yield torch.tensor(batch, device=device).unbind(1)
             batch = []
-        if counts[chunk]:
-            batch.append(chunk)
+        batch.append(piece)
     if batch:
-        yield torch.tensor(batch, device=offsets_C1.device)
+        yield torch.tensor(batch, device=device).unbind(1)

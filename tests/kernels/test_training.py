@@ -74,11 +74,11 @@ def test_experts(tokens, count, k, limit, seed):
     _close(pairs, 1e-10)
 
 
-@pytest.mark.parametrize("window", [None, 1, 7, 40])
+@pytest.mark.parametrize("window", [None, 1, 7, 40, 70])
 @pytest.mark.parametrize("sinks", [True, False])
 @settings(max_examples=8, deadline=None)
 @given(
-    chunks=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 40)), min_size=0, max_size=6),
+    chunks=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 150)), min_size=0, max_size=6),
     seed=st.integers(0, 2**31),
 )
 def test_attention(window, sinks, chunks, seed):
