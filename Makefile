@@ -67,11 +67,15 @@ bench-peers: $(STAMP) ## the same work through whatever else is installed on thi
 bench-compiled: $(STAMP) ## what the compiler makes of the GPU kernels; needs no GPU
 	$(BIN)/python -m yardmaster.bench.compiled
 
-demo: $(STAMP) ## train the embedded model again, into build/demo: some 105 minutes on two cores with bfloat16 instructions and libjemalloc2
-	LD_PRELOAD=$(firstword $(wildcard /usr/lib/*/libjemalloc.so.2)) MALLOC_CONF=$(MALLOC_CONF) \
-	  $(BIN)/torchrun --standalone --nproc-per-node $(RANKS) -m yardmaster.demo train --folder build/demo
-	rm -rf build/demo/checkpoint
-	$(BIN)/python -m yardmaster.demo export build/demo/checkpoint --folder build/demo
+TRAIN = LD_PRELOAD=$(firstword $(wildcard /usr/lib/*/libjemalloc.so.2)) MALLOC_CONF=$(MALLOC_CONF) \
+  $(BIN)/torchrun --standalone --nproc-per-node $(RANKS) -m yardmaster.demo train
+
+demo: $(STAMP) ## train the embedded model again, into build/demo: under two hours on two cores with bfloat16 instructions and libjemalloc2
+	$(TRAIN) --folder build/demo/first
+	rm -rf build/demo/first/checkpoint build/demo/checkpoint
+	$(BIN)/python -m yardmaster.demo export build/demo/first/checkpoint --folder build/demo/first --bfloat16
+	$(TRAIN) --folder build/demo --config demo/deeper.toml --begin-with build/demo/first/checkpoint
+	$(BIN)/python -m yardmaster.demo export build/demo/checkpoint --folder build/demo --config demo/deeper.toml
 	$(BIN)/python -m yardmaster.demo draw --folder build/demo --directory build/demo
 
 clean: ## remove the environment and what was built

@@ -37,7 +37,8 @@ def train(
     threads: Annotated[int, typer.Option(help="Of the processor; 0 takes all.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "auto",
     begin_with: Annotated[
-        Path | None, typer.Option(help="A checkpoint of this shape: weights and tokenizer to begin with.")
+        Path | None,
+        typer.Option(help="A checkpoint of this shape, or of fewer layers: weights and tokenizer to begin with."),
     ] = None,
 ) -> None:
     """Train the model, or go on where the training in the folder stopped; under torchrun, on all of its ranks."""

@@ -1,4 +1,4 @@
-"""What to train and how, read from a TOML file: demo/default.toml is the embedded model's own."""
+"""What to train and how, read from a TOML file: demo/default.toml and deeper.toml are the embedded model's."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Schedule:
     """The training. `tokens` of conversations in a step, beside the system messages that they share."""
 
     seed: int = 1
-    steps: int = 9000
+    steps: int = 5500
     tokens: int = 4096
     learning_rate: float = 2e-3
     warm_up: int = 100

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,6 +22,7 @@ from ..weights.checkpoint import Checkpoint
 from ..weights.load import load
 from .balance import WatchedRouter
 from .batch import Batch
+from .deepening import deepened, sources
 from .experts import TrainedExperts
 
 
@@ -65,12 +68,29 @@ class Trainee:
         self.windows = [(layers, window) for layers, window in zip(kinds, windows, strict=True) if layers]
 
     def begin_with(self, directory: Path) -> None:
-        """Take the weights of a checkpoint, its experts in MXFP4 or in floats. Raises CheckpointError."""
+        """Take the weights of a checkpoint, its experts in MXFP4 or in floats. One of fewer layers grows: `deepened`.
+
+        Raises CheckpointError, and ValueError where it cannot grow to this shape.
+        """
         with Checkpoint(directory) as checkpoint, torch.no_grad():
-            packed = any(name.endswith("_blocks") for name in checkpoint)
-            for store in self.stores:
-                store.packed_source = packed
-            load(checkpoint, self.model.slots())
+            config, layers = self.config, _layers(checkpoint)
+            if not 0 < layers < config.num_layers:
+                self._read(checkpoint)
+                return
+            kinds = [(kind, layer in config.dense_layers) for layer, kind in enumerate(config.layer_types)]
+            made_of = sources(kinds[:layers], kinds)
+            dense = tuple(layer for layer in config.dense_layers if layer < layers)
+            types = config.layer_types[:layers]
+            shape = replace(config, num_layers=layers, layer_types=types, dense_layers=dense)
+            smaller = Trainee(shape, 0, self.dtype, self.device)
+            smaller._read(checkpoint)
+            self.model.load_state_dict(deepened(smaller.model.state_dict(), made_of))
+
+    def _read(self, checkpoint: Checkpoint) -> None:
+        packed = any(name.endswith("_blocks") for name in checkpoint)
+        for store in self.stores:
+            store.packed_source = packed
+        load(checkpoint, self.model.slots())
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean cross entropy over the targets in nats, and the routers' imbalance: both with gradients."""
@@ -93,6 +113,11 @@ class Trainee:
         """From now on compute with what MXFP4 leaves of the experts."""
         for store in self.stores:
             store.packed = True
+
+
+def _layers(checkpoint: Checkpoint) -> int:
+    """How many layers it has weights of."""
+    return len({layer for name in checkpoint for layer in re.findall(r"^model\.layers\.(\d+)\.", name)})
 
 
 @torch.no_grad()

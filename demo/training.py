@@ -161,7 +161,7 @@ def draw_effort(rng: random.Random, conversation: Conversation) -> str:
     several = sum(turn.role == "user" for turn in conversation.turns) > 1
     if conversation.tools:
         return rng.choices(EFFORTS, (4, 3, 3) if several else (2, 3, 5))[0]
-    return rng.choices(EFFORTS, (7, 2, 1) if several else (3, 4, 3))[0]
+    return rng.choices(EFFORTS, (7, 2, 1) if several else (3, 3, 4))[0]
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:

@@ -152,6 +152,35 @@ class Words:
             pass
         return word
 
+    def crossed(self, rng: random.Random) -> str:
+        """No real word: a start of one and the end of another behind a letter of both.
+
+        Letters follow each other as in real words, so that several of them often share some.
+        """
+        while True:
+            word = pick(rng, self._training)
+            for _ in range(1 + int(rng.random() * 2)):
+                at, other = int(rng.random() * len(word)), pick(rng, self._training)
+                if (found := other.find(word[at], int(rng.random() * len(other)))) >= 0:
+                    word = word[:at] + other[found:]
+            if 2 <= len(word) <= LONGEST and word not in REAL:
+                return word
+
+    def near(self, rng: random.Random, word: str, first: int) -> str:
+        """`word` with another letter in place of one of its first ones; never one that is held out."""
+        while True:
+            at = int(rng.random() * min(first, len(word)))
+            other = word[:at] + pick(rng, LETTERS) + word[at + 1 :]
+            if other != word and other not in self._kept:
+                return other
+
+    def sharing(self, rng: random.Random, word: str) -> str:
+        """A beginning of another word and the end of `word`; never one that is held out."""
+        while True:
+            other = self.draw(rng, False)[: 1 + int(rng.random() * 4)] + word[int(rng.random() * len(word)) :]
+            if len(other) <= LONGEST and other not in self._kept:
+                return other
+
 
 PEOPLE = Pool(_NAMES.split())
 PLACES = Pool(_CITIES.split() + _LONG_CITIES)

@@ -97,7 +97,7 @@ HI = Phrasing(
         "Good evening", "Good afternoon", "Hello, how can you help?", "Hi again", "Greetings", "Hello again",
         "Hi, nice to meet you", "Hello model", "Hi there!", "Hello there!", "Hey you", "Hello, are you there?",
         "Are you there?", "Good morning!", "Howdy", "Hello hello", "Yo", "Welcome", "Nice to meet you.",
-        "Good day to you", "Good morning to you",
+        "Good day to you", "Good morning to you", "Good day, model",
     ),
     held_out=(
         "Hey again", "Good day", "Hi model", "Hello, nice to meet you", "Hello you", "Hi, are you there?", "Hey model",
@@ -111,7 +111,7 @@ THANKS = Phrasing(
         "Well done", "Good job", "Great job", "Have a good day, thanks", "That was right, thank you",
         "Thanks for your help", "Thank you for the answer", "Great", "Perfect", "Very good", "That is right",
         "Good answer", "I thank you", "Nice, thanks", "Very good, thanks", "Very well, thank you", "Nice",
-        "Very helpful, thanks", "That is nice, thanks", "Very nice",
+        "Very helpful, thanks", "That is nice, thanks", "Very nice", "Thanks for the help", "Thank you for that",
     ),
     held_out=(
         "Thanks so much", "Great, thank you very much", "Ok, thank you", "Thank you for your help", "Very nice, thanks",
@@ -123,7 +123,7 @@ GOODBYE = Phrasing(
     training=(
         "Bye", "Goodbye", "Bye!", "Goodbye!", "See you", "See you later", "Bye bye", "Good night",
         "That is all, goodbye", "Have a nice day", "I have to go now", "Until next time", "Ok, bye", "Bye for now",
-        "See you tomorrow", "Good night!",
+        "See you tomorrow", "Good night!", "Well, goodbye", "Thank you, goodbye", "Ok, see you",
     ),
     held_out=("Ok, goodbye", "See you next time", "That is all for now, bye", "I have to go, bye"),
     dressed=False,

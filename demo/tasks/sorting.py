@@ -6,8 +6,10 @@ import random
 
 from .base import Conversation, Reply, Turn
 from .contents import Words
-from .phrasing import Phrasing
+from .phrasing import Phrasing, pick
 from .split import held, same
+
+LEAST = 3  # letters of words that begin alike
 
 UP = Phrasing(
     training=(
@@ -113,18 +115,19 @@ class Sorting:
 
     name = "sorting"
     phrasings = (UP, DOWN, ALPHABET)
-    says = ("and smallest first largest first I go through the list letters. So",)
+    says = ("and smallest first largest first I go through the list letters again. So",)
 
     def __init__(self, contents: Words) -> None:
         self._contents = contents
 
     def draw(self, rng: random.Random, held_out: bool) -> Conversation:
         sort = rng.random()
-        draw = self._words if sort < 0.3 else self._numbers
+        words = sort < (0.3 if held_out else 0.45)
+        draw = self._words if words else self._numbers
         items = draw(rng, held_out)
         while held(" ".join(sorted(items))) != held_out:
             items = draw(rng, held_out)
-        if sort < 0.3:
+        if words:
             phrasing, done, steps = ALPHABET, sorted(items, key=str.lower), _beginnings(items)
         else:
             down = sort >= 0.7
@@ -139,16 +142,27 @@ class Sorting:
         return same(turn.reply.text.replace(",", ""), said.replace(" and ", " ").replace(",", " "))
 
     def _numbers(self, rng: random.Random, held_out: bool) -> list[str]:
+        """3 to 5 numbers. Training draws more of those that begin alike, and of unlike lengths: they go wrong first."""
         top = 100 if rng.random() < 0.7 else 1000
-        return [str(int(rng.random() * top)) for _ in range(3 + int(rng.random() * 3))]
+        numbers: list[str] = []
+        for _ in range(3 + int(rng.random() * 3)):
+            hard = 1.0 if held_out else rng.random()
+            if numbers and hard < 0.3:
+                numbers.append(f"{pick(rng, numbers)[:-1]}{int(rng.random() * 10)}")
+            else:
+                numbers.append(str(int(rng.random() * (top / 10 if hard < 0.4 else top))))
+        return numbers
 
     def _words(self, rng: random.Random, held_out: bool) -> list[str]:
-        """3 or 4 different words; in some draws several begin with the same letter."""
-        alike = rng.random() < (0.15 if held_out else 0.35)  # the harder ones are taught more often
+        """3 or 4 different words; in some draws several begin with the same letter, in training more often."""
+        alike = rng.random() < (0.15 if held_out else 0.35)
         wanted = 3 + int(rng.random() * 2)
         words: list[str] = []
         while len(words) < wanted:
-            word = self._contents.draw(rng, held_out)
+            if held_out:
+                word = self._contents.draw(rng, True)
+            else:
+                word = self._training_word(rng, words, alike)
             initials = [other[0] for other in words]
             if word in (*words, "and") or len(word) < 2 or (word[0] in initials and not alike):
                 continue
@@ -156,6 +170,18 @@ class Sorting:
                 continue
             words.append(word)
         return [word.capitalize() for word in words] if rng.random() < 0.1 else words
+
+    def _training_word(self, rng: random.Random, words: list[str], alike: bool) -> str:
+        """Often one that shares letters with one of `words`, which is easily mistaken for it; else any.
+
+        All first letters come often.
+        """
+        sort = rng.random()
+        if words and sort < 0.2:
+            other = pick(rng, words)
+            return self._contents.near(rng, other, 3) if alike else self._contents.sharing(rng, other)
+        word = self._contents.crossed(rng) if sort < 0.7 else self._contents.draw(rng, False)
+        return self._contents.near(rng, word, 1) if 0.6 < sort < 0.8 else word
 
 
 def _insertions(items: list[str], down: bool) -> str:
@@ -167,11 +193,21 @@ def _insertions(items: list[str], down: bool) -> str:
 
 
 def _beginnings(items: list[str]) -> str:
-    """`letters l, i, g: g, i, l`: as many letters of each word as tell them apart, then those in order."""
+    """`letters b, h, b: b, again, h; b u t, b a k: b a k, b u t`.
+
+    The first letters, then those in order, with a word for one that came before; behind it more letters of the words
+    that begin alike, as many as tell them apart and three at least, and those in order.
+    """
     words = [item.lower() for item in items]
-    enough = next(n for n in range(1, 100) if len({word[:n] for word in words}) == len(words))
-    begins = [word[:enough] for word in words]
-    return f"letters {', '.join(begins)}: {', '.join(sorted(begins))}"
+    firsts = [word[0] for word in words]
+    ordered = sorted(firsts)
+    said = ["again" if at and ordered[at - 1] == first else first for at, first in enumerate(ordered)]
+    steps = [f"letters {', '.join(firsts)}: {', '.join(said)}"]
+    if alike := [word for word in words if firsts.count(word[0]) > 1]:
+        enough = next(n for n in range(LEAST, 100) if len({word[:n] for word in alike}) == len(alike))
+        begins = [" ".join(word[:enough]) for word in alike]
+        steps.append(f"{', '.join(begins)}: {', '.join(' '.join(word[:enough]) for word in sorted(alike))}")
+    return "; ".join(steps)
 
 
 def _listed(rng: random.Random, items: list[str]) -> str:
