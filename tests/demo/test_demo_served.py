@@ -108,10 +108,10 @@ async def _conversations(url):
 async def _remember(client, url, number, stream):
     said = [{"role": "user", "content": f"My lucky number is {number}."}]
     for question in ("What day comes after Monday?", "Please spell the word yard.", "What is my lucky number?"):
-        body = {"messages": said, "reasoning_effort": "low"}
+        body = {"messages": said, "reasoning_effort": "low", "max_tokens": 60}  # one that errs may not end
         answer = (await client.post(f"{url}/v1/chat/completions", json=body)).json()["choices"][0]["message"]["content"]
         said += [{"role": "assistant", "content": answer}, {"role": "user", "content": question}]
-    body = {"messages": said, "stream": stream}
+    body = {"messages": said, "stream": stream, "max_tokens": 60}
     if not stream:
         return (await client.post(f"{url}/v1/chat/completions", json=body)).json()["choices"][0]["message"]["content"]
     text = ""
