@@ -20,18 +20,8 @@ from yardmaster.demo.trainee import Trainee
 from yardmaster.server.text.tokenizer import Tokenizer
 
 EMBEDDED = Path(yardmaster.demo.__path__[0]) / "checkpoint"
-SHALLOW = Shape(
-    layers=3,
-    attention=("full_attention",),
-    hidden=64,
-    heads=4,
-    kv_heads=2,
-    head_dim=16,
-    experts=6,
-    experts_per_token=2,
-    expert_width=32,
-    sliding_window=24,
-)
+FULL = ("full_attention",)
+SHALLOW = Shape(layers=3, attention=FULL, hidden=64, head_dim=16, experts=6, experts_per_token=2, expert_width=32)
 TURNS = ("sliding_attention", "full_attention")
 
 
