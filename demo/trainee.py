@@ -107,7 +107,7 @@ class Trainee:
         c = self.config
         store = KVStore(batch.spec, kv_heads=c.num_kv_heads, width=c.head_dim, dtype=self.dtype, device=self.device)
         self.model(batch.heads, store)
-        return self.model.logits(self.model(batch.samples, store)[batch.rows_S]).float()
+        return self.model.logits(self.model(batch.samples, store).index_select(0, batch.rows_S)).float()
 
     def pack_experts(self) -> None:
         """From now on compute with what MXFP4 leaves of the experts."""

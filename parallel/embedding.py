@@ -6,6 +6,7 @@ T tokens, D model width, V vocabulary, v this rank's share of it.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..kernels.linear import linear
@@ -27,13 +28,13 @@ class VocabEmbedding(nn.Module):
     def forward(self, ids_T: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """ids_T int64 in 0 … vocab - 1 (the engine's door has checked them) -> x_TD of `dtype`."""
         if self.tp.size == 1:
-            return self.weight[ids_T].to(dtype)
+            return F.embedding(ids_T, self.weight).to(dtype)
         local_T = ids_T - self.share.start
         away_T = (local_T < 0) | (local_T >= len(self.share))
         if len(self.share) == 0:  # more ranks than words
             x_TD = torch.zeros((len(ids_T), self.hidden), dtype=dtype, device=ids_T.device)
         else:
-            x_TD = self.weight[local_T.masked_fill(away_T, 0)].to(dtype).masked_fill(away_T[:, None], 0)
+            x_TD = F.embedding(local_T.masked_fill(away_T, 0), self.weight).to(dtype).masked_fill(away_T[:, None], 0)
         return self.tp.all_reduce_(x_TD)
 
     def slots(self, prefix: str) -> list[Slot]:

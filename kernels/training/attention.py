@@ -58,7 +58,7 @@ def prefill_attention(
         out_BNHd = _attend(
             _rows(q_NHd, at_BN).float(), _rows(keys, at_BL), _rows(values, at_BL), seen_BNL, sinks_H, scale
         )
-        outs.append(out_BNHd[real_BN])
+        outs.append(out_BNHd.flatten(0, 1).index_select(0, real_BN.flatten().nonzero()[:, 0]))
         rows.append(at_BN[real_BN])
     if not outs:
         return torch.empty_like(q_NHd)
@@ -67,7 +67,7 @@ def prefill_attention(
 
 
 def _rows(x_N: torch.Tensor, index_BN: torch.Tensor) -> torch.Tensor:
-    """x[index] of whole rows: some three times as fast as indexing, with gradients too."""
+    """x[index] of whole rows: some three times as fast as indexing, and its gradients do not depend on threads."""
     return x_N.index_select(0, index_BN.flatten()).unflatten(0, index_BN.shape)
 
 
