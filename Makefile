@@ -29,8 +29,8 @@ serve: $(STAMP) ## serve the embedded demo model on http://127.0.0.1:8000: two r
 chat: $(STAMP) ## talk to the embedded demo model in the terminal
 	$(BIN)/yardmaster chat
 
-test: $(STAMP) ## all CPU tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## all CPU tests, on every core (8 at most)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 test-slow: $(STAMP) ## the longer sweeps
 	$(BIN)/python -m pytest -m slow

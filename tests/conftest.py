@@ -16,6 +16,9 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton: the GPU kernels run on the CPU
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many of us as cores
+    torch.set_num_threads(1)
+
 SERVER = Path(__file__).with_name("rank_server.py")
 
 
@@ -35,6 +38,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     write_random_checkpoint(folder, small_gpt_oss(num_layers=1, hidden_size=64))
     return folder
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """`threads(2)`: torch has so many, for the rest of the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

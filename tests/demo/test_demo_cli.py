@@ -39,12 +39,8 @@ save_every = 6
 """
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    """`train` takes all of the processor, which is not for the tests that come after."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+# `train` takes all of the processor, which is not for the tests that come after.
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 def _run(*arguments):

@@ -199,7 +199,9 @@ def test_calls_are_taught_with_their_results(renderer, tokenizer):
     assert second.endswith(f"It is blue.[{tokenizer.special_texts['<|return|>']}]")
 
 
-def test_a_run_goes_on_where_it_stopped(folder, tmp_path):
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_run_goes_on_where_it_stopped(folder, tmp_path, threads, count):
+    threads(count)
     schedule = Schedule(steps=6, tokens=300, warm_up=2, evaluate_every=4, evaluate_on=1, save_every=3, mxfp4_from=0.6)
     runs = []
     for name, steps in (("whole", (6,)), ("halves", (3, 6))):
