@@ -72,14 +72,31 @@ def train(
 
 
 @app.command()
-def export(directory: Path, config: Config = DEFAULT, run: Folder = RUN, bfloat16: bool = False) -> None:
+def export(
+    directory: Path,
+    config: Config = DEFAULT,
+    run: Folder = RUN,
+    bfloat16: bool = False,
+    average_with: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER=SHARE", help="Another training of this model: the mean of the weights is written."
+        ),
+    ] = None,
+) -> None:
     """Write the trained model as a checkpoint that `yardmaster serve DIRECTORY` takes."""
+    from .averaging import average
     from .export import export as write
-    from .training import Training
+    from .training import STATE, Training
 
     chosen = _read(config)
     try:
+        others = [_share(each) for each in average_with or ()]
+        for folder in (run, *(folder for folder, _ in others)):
+            if not (folder / STATE).exists():
+                raise ValueError(f"{folder} has no {STATE}: nothing was trained there")
         training = Training(chosen, run)
+        average(training.trainee, [(Training(chosen, folder).trainee, share) for folder, share in others])
         coefficient = chosen.train.router_aux_loss_coef
         write(training.trainee, run / "tokenizer", directory, packed=not bfloat16, aux_loss=coefficient)
     except (CheckpointError, ValueError) as error:
@@ -115,6 +132,15 @@ def draw(run: Folder = RUN, directory: Path = RUN) -> None:
 
     for path in paint(run / "log.jsonl", directory):
         print(path)
+
+
+def _share(text: str) -> tuple[Path, float]:
+    """FOLDER=SHARE."""
+    folder, _, share = text.rpartition("=")
+    try:
+        return Path(folder), float(share)
+    except ValueError:
+        raise ValueError(f"--average-with {text}: must be FOLDER=SHARE, such as build/demo/other=0.5") from None
 
 
 def _device(name: str) -> str:

@@ -53,7 +53,8 @@ DAYS_AFTER = Phrasing(
         "Which day of the week is {n} after {day}?", "Tell me the day {n} after {day}.",
         "What day will it be {n} after {day}?", "It is {day}. Which day is it in {n}?", "Name the day {n} after {day}.",
         "It is {day} today. What will it be in {n}?", "In {n}, what day will it be if today is {day}?",
-        "Count {n} from {day}.", "Which day comes {n} after {day}?",
+        "Count {n} from {day}.", "Which day comes {n} after {day}?", "Now it is {day}. What is it {n} from now?",
+        "It is {day} today. Name the day that comes in {n}.", "What day comes in {n} if today is {day}?",
     ),
     ("Tell me which day is {n} after {day}.", "Today is {day}. Which day will it be in {n}?"),
 )  # fmt: skip
@@ -65,6 +66,8 @@ DAYS_BEFORE = Phrasing(
         "Tell me the day {n} before {day}.", "What day was {n} before {day}?", "It is {day}. Which day was it {n} ago?",
         "It is {day} today. What was it {n} ago?", "{n} ago, what day was it if today is {day}?",
         "Name the day {n} before {day}.", "Which day comes {n} before {day}?", "Count {n} back from {day}.",
+        "What day was {n} ago if today is {day}?", "It is {day} today. Name the day that was {n} ago.",
+        "Now it is {day}. What was {n} ago?", "Which day was {n} before {day}?",
     ),
     ("Tell me which day is {n} before {day}.", "Today is {day}. Which day was {n} ago?"),
 )  # fmt: skip
@@ -180,7 +183,7 @@ def _neighbour(rng: random.Random, held_out: bool) -> tuple[str, Reply]:
 
 def _distance(rng: random.Random, held_out: bool) -> tuple[str, Reply]:
     at, n, step = int(rng.random() * 7), 1 + int(rng.random() * 7), pick(rng, (1, -1))
-    number = pick(rng, (str(n), str(n), ("one", "two", "three", "four", "five", "six", "seven")[n - 1]))
+    number = pick(rng, (str(n), ("one", "two", "three", "four", "five", "six", "seven")[n - 1]))
     unit = "day" if n == 1 else "days"
     text = (DAYS_AFTER if step > 0 else DAYS_BEFORE).draw(rng, held_out, n=f"{number} {unit}", day=DAYS[at])
     walk = [DAYS[(at + step * i) % 7] for i in range(n + 1)]
@@ -218,6 +221,6 @@ def _weekend(rng: random.Random, held_out: bool) -> tuple[str, Reply]:
 
 # Repeated by how much there is to learn.
 _QUESTIONS: tuple[Callable[[random.Random, bool], tuple[str, Reply]], ...] = (
-    _neighbour, _neighbour, _neighbour, _distance, _distance, _distance, _distance, _length, _number, _number, _total,
-    _weekend,
+    _neighbour, _neighbour, _neighbour, _distance, _distance, _distance, _distance, _distance, _length, _number,
+    _number, _total, _weekend,
 )  # fmt: skip

@@ -222,8 +222,8 @@ class _Name:
 
 def _number(rng: random.Random, held_out: bool) -> int:
     """Below 10 to 10,000. Training has more of like digits: only they teach how many to say again."""
-    if not held_out and rng.random() < 0.15:
-        return int(str(1 + rng.randrange(9)) * (1 + rng.randrange(4)))
+    if not held_out and rng.random() < 0.3:
+        return int(str(1 + rng.randrange(9)) * pick(rng, (1, 2, 3, 3, 4, 4)))
     return int(rng.random() * pick(rng, (10, 100, 1000, 1000, 10000)))
 
 

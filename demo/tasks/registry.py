@@ -44,8 +44,8 @@ def _simple(contents: Words, cannot: beyond.Beyond) -> tuple[Weighted, ...]:
         (reverse, 2.2),
         (upper, 1.0),
         (spell, 1.4),
-        (sorting.Sorting(contents), 20.0),
-        (calendar.Calendar(), 6.0),
+        (sorting.Sorting(contents), 22.0),
+        (calendar.Calendar(), 9.0),
         (identity.identity(), 0.8),
         (identity.greeting(), 1.2),
         (cannot, 2.2),
@@ -61,6 +61,6 @@ def _common() -> set[str]:
 _CONTENTS = Words(_common())
 _BESIDE_TOOLS = _simple(_CONTENTS, beyond.Beyond(with_tools=True))
 SIMPLE = _simple(_CONTENTS, beyond.Beyond())
-KINDS: tuple[Weighted, ...] = (*SIMPLE, (memory.Memory(SIMPLE), 4.0), (tools.Tools(_BESIDE_TOOLS), 12.0))
+KINDS: tuple[Weighted, ...] = (*SIMPLE, (memory.Memory(SIMPLE), 6.0), (tools.Tools(_BESIDE_TOOLS), 12.0))
 # Never drawn in training: how well the model follows names that it has not seen.
 UNSEEN: Worded = tools.Tools(_BESIDE_TOOLS, unseen=True)

@@ -1,6 +1,7 @@
 """`python -m yardmaster.demo`, from a config of one's own to a checkpoint that answers."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -68,10 +69,38 @@ def test_train_export_draw_serve(tmp_path):
     assert out.joinpath("config.json").exists()
 
 
+def test_the_mean_of_two_trainings(tmp_path):
+    config, first, second = tmp_path / "c.toml", tmp_path / "first", tmp_path / "second"
+    config.write_text(f"{CONFIG.replace('steps = 12', 'steps = 2')}learning_rate = 0.1\n")
+    train_tokenizer(first / "tokenizer", 1200, 4096, 1, conversations=300)
+    shutil.copytree(first / "tokenizer", second / "tokenizer")
+    flags = "--config", config, "--bfloat16", "--folder", first
+    untrained = _run("export", tmp_path / "out", *flags)
+    assert untrained.exit_code == 2
+    assert "first has no state.pt" in untrained.output
+    assert _run("train", "--config", config, "--folder", first, "--device", "cpu").exit_code == 0
+    refusals = {f"{second}=0.25": "second has no state.pt", str(second): "must be FOLDER=SHARE", f"{first}=1": "than 1"}
+    for share, said in refusals.items():
+        refused = _run("export", tmp_path / "out", *flags, "--average-with", share)
+        assert refused.exit_code == 2
+        assert said in refused.output
+    config.write_text(config.read_text() + "seed = 2\n")
+    assert _run("train", "--config", config, "--folder", second, "--device", "cpu").exit_code == 0
+    for name, more in {"one": (), "both": ("--average-with", f"{second}=0.25")}.items():
+        assert _run("export", tmp_path / name, *flags, *more).exit_code == 0
+    assert _run("export", tmp_path / "other", *flags[:-1], second).exit_code == 0
+    one, other, both = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "other", "both"))
+    for name, tensor in both.items():
+        expected = 0.75 * one[name].float() + 0.25 * other[name].float()
+        assert (tensor.float() - expected).abs().max() <= 2**-7 * expected.abs().max(), name
+    assert not torch.equal(one["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
+
+
 def test_a_training_begins_with_a_checkpoint(tmp_path):
     config, first, second = tmp_path / "c.toml", tmp_path / "first", tmp_path / "second"
-    config.write_text(CONFIG)
+    config.write_text(CONFIG.replace("steps = 12", "steps = 1"))
     train_tokenizer(first / "tokenizer", 1200, 4096, 1, conversations=300)
+    assert _run("train", "--config", config, "--folder", first, "--threads", 1, "--device", "cpu").exit_code == 0
     assert _run("export", first / "out", "--config", config, "--folder", first).exit_code == 0
     config.write_text(f"{CONFIG.replace('steps = 12', 'steps = 1')}learning_rate = 0.0\nseed = 2\n")
     flags = "--config", config, "--folder", second
