@@ -1,6 +1,6 @@
 """The mean of the weights that several trainings ended with, where one went on from the other.
 
-It answers better than either end: what each learned by chance cancels out (model soups, arXiv:2203.05482).
+It may answer better than either end (model soups, arXiv:2203.05482; what it did here: checkpoint/README.md).
 """
 
 from __future__ import annotations
