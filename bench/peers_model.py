@@ -73,7 +73,7 @@ def ask(engine: str, model: Model, tasks: dict[str, Task], device: str = "cuda")
             with ENGINES[engine](setting) as run:
                 for what, task in tasks.items():
                     try:
-                        run(Task(task.batch, task.prompt, 2))  # compiles, captures, tunes
+                        run(Task(task.batch, task.prompt, min(4, task.tokens)))  # compiles, captures, tunes
                         times = run(task)
                         took = times.first if what.startswith("prefill") else times.step
                         if took <= 0:

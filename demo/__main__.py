@@ -108,6 +108,7 @@ def check(
     url: Annotated[str, typer.Argument(help="Of a server, such as http://127.0.0.1:8000/v1.")],
     count: Annotated[int, typer.Option(help="Held-out conversations of a kind and effort.")] = 200,
     at_once: int = 16,
+    seed: Annotated[int, typer.Option(help="Other questions for another number.")] = 0,
     out: Annotated[Path | None, typer.Option(help="A file for the result, in JSON.")] = None,
 ) -> None:
     """Ask a server held-out questions of every kind and count the right answers."""
@@ -116,7 +117,7 @@ def check(
     from .checking import check as ask
 
     try:
-        shares = ask(url, count, at_once)
+        shares = ask(url, count, at_once, seed)
     except httpx.HTTPError as error:
         raise _refused(error) from None
     for kind, efforts in shares.items():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
@@ -18,6 +19,9 @@ if not torch.cuda.is_available():
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many of us as cores
     torch.set_num_threads(1)
+
+hypothesis.settings.register_profile("ours", deadline=None)  # a busy machine is no fault of an example's
+hypothesis.settings.load_profile("ours")
 
 SERVER = Path(__file__).with_name("rank_server.py")
 

@@ -11,7 +11,6 @@ import json
 import os
 import runpy
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -21,15 +20,13 @@ from typing import Any
 import torch
 
 import yardmaster.parallel.dispatch.build  # noqa: F401
+from yardmaster.tests.free_port import free_port
 
 torch.testing.assert_close(torch.zeros(1), torch.zeros(1))  # its first call imports half of torch
 
 
 def run(job: dict[str, Any]) -> list[float | None]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": str(job["world"]), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {"WORLD_SIZE": str(job["world"]), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     start = time.monotonic()
     alive = {}
     for rank in range(job["world"]):

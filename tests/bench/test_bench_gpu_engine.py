@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import socket
 from dataclasses import replace
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 from yardmaster.bench import gpu_engine, gpu_served
 from yardmaster.bench.gpu_models import MODELS, Model
 from yardmaster.models.random_checkpoint import small_gpt_oss
+from yardmaster.tests.free_port import free_port
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,3 @@ def test_a_server_is_measured(tmp_path) -> None:
     assert [row["concurrency"] for row in rows] == [1, 2]
     assert all(row["report"]["output_tokens"] == 12 * row["report"]["completed"] > 0 for row in rows)
     assert all(row["report"]["failed"] == 0 for row in rows)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

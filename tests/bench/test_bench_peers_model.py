@@ -216,7 +216,7 @@ def test_gpt_oss_takes_one_request(gpt_oss) -> None:
 def test_a_short_answer_is_no_fast_one(gpt_oss, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TokenGenerator, "short", 1)
     row = asked("openai/gpt-oss", {"decode 1 at 40": Task(1, 40, 6)})["decode 1 at 40"]
-    assert row["said"] == "failed (RuntimeError: asked for 1 answers of 2 tokens, it gave [1])"
+    assert row["said"] == "failed (RuntimeError: asked for 1 answers of 4 tokens, it gave [3])"
 
 
 def test_steps_count_while_all_requests_run() -> None:
@@ -279,7 +279,7 @@ def test_an_engine_that_dies_leaves_what_it_has_told(
     row = {"engine": "vLLM", "model": "m", "what": "prefill 70", "ms": 4.0, "tokens_per_s": 17500.0}
     script = tmp_path / "python"
     lines = ["import json, os, sys, time", f"print(json.dumps({row}), file=open(sys.argv[-1], 'a'))", end]
-    script.write_text("\n".join((f"#!{sys.executable}", *lines)))
+    script.write_text("\n".join((f"#!{sys.executable} -IS", *lines)))
     script.chmod(0o755)
     monkeypatch.setattr(peers_model.sys, "executable", str(script))
     options = argparse.Namespace(batches=[1], contexts=[], prompts=[70], seconds=seconds)

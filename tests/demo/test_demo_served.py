@@ -30,6 +30,7 @@ SHOWN = {  # as README.md and the model card show them
     "Sort 42, 7 and 19.": "7, 19, 42",
     "What month comes after March?": "April comes after March.",
 }
+UNLIKE = [100 * a + 10 * b + (a + 3 * b) % 10 for a in range(1, 10) for b in range(10)]  # by two digits and more
 SHOWN_KINDS = ("sums", "reverse", "spell", "sorting", "calendar")
 
 
@@ -97,7 +98,7 @@ def test_32_conversations_at_once_none_crossed(url):
 
 async def _conversations(url):
     async with httpx.AsyncClient(timeout=120) as client:
-        numbers = random.Random().sample(range(100, 1000), 32)
+        numbers = random.Random().sample(UNLIKE, 32)
         answers = await asyncio.gather(*(_remember(client, url, n, i % 2 == 0) for i, n in enumerate(numbers)))
     said = sum(answer == f"Your lucky number is {n}." for n, answer in zip(numbers, answers, strict=True))
     strangers = [a for n, a in zip(numbers, answers, strict=True) if any(str(o) in a for o in numbers if o != n)]

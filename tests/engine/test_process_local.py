@@ -242,14 +242,14 @@ def test_all_ranks_step_together_and_end_together(tp: int, dp: int) -> None:
             else:
                 run = lambda executor=executor, control=control: follow(executor, control)  # noqa: E731
             threads.append(threading.Thread(target=guarded, args=(run,), daemon=True))
-    for thread in threads:
-        thread.start()
     prompts = {f"r{i}": [i, *range(i * 3)] for i in range(1, 8)}
     last = wires[-1]  # all work goes to one group: the others step with nothing
     for name, prompt in prompts.items():
         last.inbox.put(submit(name, prompt, max_tokens=9))
     last.inbox.put(submit("gone", [1] * 20, max_tokens=200))
     last.inbox.put(Abort("gone"))
+    for thread in threads:  # with all of it there: "gone" goes before it has said a word
+        thread.start()
     deadline = time.monotonic() + 20
     while sum(map(len, last.tokens().values())) < 9 * 7 and time.monotonic() < deadline and not errors:
         time.sleep(0.01)

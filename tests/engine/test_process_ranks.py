@@ -92,8 +92,9 @@ def engine(tp: int, dp: int, body: Callable[[Run], Awaitable[None]], model: str 
     asyncio.run(main())
 
 
-def test_two_by_two_ranks_live_and_die() -> None:
+def test_two_by_two_ranks_live_and_die(monkeypatch: pytest.MonkeyPatch) -> None:
     """One world for several facts: starting it is what takes the time."""
+    monkeypatch.setattr("yardmaster.engine.health.PATIENCE_SECONDS", 30.0)  # the agent's word is what is waited for
 
     async def body(run: Run) -> None:
         prompts = [[i, *range(i % 23)] for i in range(10, 40)]

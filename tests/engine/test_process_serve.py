@@ -89,7 +89,7 @@ def test_a_killed_front_end_leaves_no_ranks(serve: type[Server]) -> None:
 
 
 def test_under_torchrun_a_dead_rank_is_named_and_clients_are_told(serve: type[Server]) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     server = serve(1, 2, *torchrun)  # type: ignore[call-arg, arg-type]
     assert list(server.stream(3))[-1] == "data: [DONE]"
     lines = server.stream(400)
@@ -108,7 +108,7 @@ def test_under_torchrun_a_dead_rank_is_named_and_clients_are_told(serve: type[Se
 
 @pytest.mark.slow
 def test_under_torchrun_a_signal_lets_answers_finish(serve: type[Server]) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     server = serve(2, 1, *torchrun)  # type: ignore[call-arg, arg-type]
     lines = server.stream(120)
     next(lines)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ import pytest
 from yardmaster.server.batch.config import BatchConfig
 from yardmaster.server.batch.records import Batch, StoredFile, new_batch_id, new_file_id
 from yardmaster.server.batch.store import Store
+from yardmaster.tests.free_port import free_port
 
 HERE = Path(__file__).parent
 SLOW_TOKEN = 7
@@ -127,9 +127,7 @@ def lines(count: int) -> list[dict[str, Any]]:
 
 def serve_and_kill(model: Path, directory: Path, count: int, moments: list[float]) -> None:
     def start() -> tuple[Process, openai.OpenAI]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         process = Process("batch_serve.py", model, port, directory)
         process.says("ready: ")
         return process, openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="x", timeout=20)

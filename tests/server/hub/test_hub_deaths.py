@@ -90,7 +90,9 @@ def test_one_that_hangs_is_ended_and_another_one_started(model: Path) -> None:
 
 @pytest.mark.slow
 def test_under_torchrun_a_dead_rank_ends_all(model: Path) -> None:
-    server = Server(model, "2", launcher=(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1"))
+    server = Server(
+        model, "2", launcher=(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1")
+    )
     try:
         assert [server.post("any").status_code for _ in range(4)] == 4 * [200]
         streams = [server.stream("any", 300, (SLOW_TOKEN, place)) for place in range(2)]
