@@ -124,12 +124,15 @@ def test_any_size_and_any_choice_of_experts(data: st.DataObject) -> None:
     plan = PLANS[data.draw(st.sampled_from(sorted(PLANS)))]
     used = data.draw(st.integers(1, min(experts, 6)))
     torch.manual_seed(data.draw(st.integers(0, 1 << 30)))
-    keys = torch.randint(0, used + 1, (tokens, k)).to(DEVICE)
-    keys[keys == used] = experts
-    weights = _weights(experts, hidden, width)
-    x = torch.randn(tokens, hidden).to(DEVICE, DTYPE)
-    got = moe_experts(x, keys, *weights, GLUS[0], plan=plan)
-    _agree(got, reference.moe_experts(x.double(), keys, *_double(weights), GLUS[0]), keys, experts)
+    made: list[tuple[torch.Tensor, ...]] = []
+    for _ in range(1 + 64 // (tokens * k * hidden or 64)):  # the norm of a few numbers may be next to nothing
+        keys = torch.randint(0, used + 1, (tokens, k)).to(DEVICE)
+        keys[keys == used] = experts
+        weights = _weights(experts, hidden, width)
+        x = torch.randn(tokens, hidden).to(DEVICE, DTYPE)
+        got = moe_experts(x, keys, *weights, GLUS[0], plan=plan)
+        made.append((got, reference.moe_experts(x.double(), keys, *_double(weights), GLUS[0]), keys))
+    _agree(*map(torch.cat, zip(*made, strict=True)), experts)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("pairs", "experts"), [(FEW_PAIRS, 3), (66, 70)])

@@ -55,15 +55,21 @@ def _check(tokens: int, experts: int, hidden: int, width: int, plan: Plan | None
     got = moe_experts_fp8(x, keys, gate_up, up_scales, up_bias, down, down_scales, down_bias, GPT_OSS, plan=plan)
     wide = [None if bias is None else bias.double() for bias in (up_bias, down_bias)]
     want = reference.moe_experts_fp8(x.double(), keys, gate_up, up_scales, wide[0], down, down_scales, wide[1], GPT_OSS)
-    # Where large terms cancel float32 itself loses digits: the kernel may lose four times as many there, and no more.
+    # Where large terms cancel float32 itself loses digits, how many is a matter of the order of adding up:
+    # the kernel may lose four times as many there, and no more.
     narrow = [None if bias is None else bias.float() for bias in (up_bias, down_bias)]
-    plain = reference.moe_experts_fp8(
-        x.float(), keys, gate_up, up_scales, narrow[0], down, down_scales, narrow[1], GPT_OSS
-    )
+    lost = torch.zeros_like(want[..., 0])
+    for _ in range(8):
+        order = torch.cat([start + torch.randperm(min(128, hidden - start)) for start in range(0, hidden, 128)])
+        turned = gate_up.view(torch.uint8)[..., order].view(gate_up.dtype)
+        plain = reference.moe_experts_fp8(
+            x[:, order].float(), keys, turned, up_scales, narrow[0], down, down_scales, narrow[1], GPT_OSS
+        )
+        lost = lost.maximum((plain - want).norm(dim=-1))
     here = keys < experts
     assert got.shape == want.shape
-    for row, wanted, other in zip(got[here].double(), want[here], plain[here].double(), strict=True):
-        assert (row - wanted).norm() <= CLOSE * wanted.norm() + 4 * (other - wanted).norm()
+    for row, wanted, most in zip(got[here].double(), want[here], lost[here], strict=True):
+        assert (row - wanted).norm() <= CLOSE * wanted.norm() + 4 * most
 
 
 @pytest.mark.parametrize("plan", PLANS)

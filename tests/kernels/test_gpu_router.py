@@ -16,6 +16,7 @@ from yardmaster.kernels.gpu.arrivals import arrivals
 from yardmaster.kernels.gpu.router import router
 from yardmaster.kernels.reference.routing import router as reference
 from yardmaster.kernels.routing_rule import RoutingRule
+from yardmaster.tests.kernels.odd_logits import odd_router
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -51,9 +52,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _inputs(tokens: int, width: int, experts: int, dtype: torch.dtype = torch.float32):
-    x = torch.randn(tokens, width, device=DEVICE).to(dtype)
-    weight = (2 * torch.randn(experts, width, device=DEVICE) * width**-0.5).to(dtype)
-    return x, weight, torch.randn(experts, device=DEVICE).to(dtype)
+    return tuple(made.to(DEVICE) for made in odd_router(tokens, width, experts, dtype))
 
 
 def _check(got, want) -> None:

@@ -16,6 +16,7 @@ from yardmaster.kernels.gpu.weighted_sum import weighted_sum
 from yardmaster.kernels.reference import permute as reference
 from yardmaster.kernels.reference.routing import route as reference_route
 from yardmaster.kernels.routing_rule import RoutingRule
+from yardmaster.tests.kernels.odd_logits import odd_logits
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -61,7 +62,7 @@ def _check_route(logits: torch.Tensor, rule: RoutingRule, correction: torch.Tens
 )
 def test_route(name: str, tokens: int, experts: int, dtype: torch.dtype, corrected: bool) -> None:
     rule = RULES[name]
-    logits = (2 * torch.randn(tokens, experts)).to(DEVICE, dtype)
+    logits = odd_logits(tokens, experts, 2).to(DEVICE, dtype)
     correction = torch.randn(experts, device=DEVICE) if corrected and rule.score == "sigmoid" else None
     _check_route(logits, rule, correction)
 
@@ -209,7 +210,7 @@ def test_choices_are_counted_on_top_of_earlier_ones(name: str, monkeypatch: pyte
 def test_rows_of_padding_go_nowhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for many in (1, 1 << 30):
         monkeypatch.setattr("yardmaster.kernels.gpu.route.MANY", many)
-        logits = torch.randn(21, 36, device=DEVICE)
+        logits = odd_logits(21, 36, 1).to(DEVICE)
         logits[::3] = torch.nan
         positions = torch.randint(0, 1 << 40, (21,), device=DEVICE)
         positions[::3] = -1

@@ -18,6 +18,7 @@ from yardmaster.kernels.reference import experts as reference
 from yardmaster.kernels.reference import permute
 from yardmaster.kernels.reference.routing import route as reference_route
 from yardmaster.kernels.routing_rule import RoutingRule
+from yardmaster.tests.kernels.odd_logits import odd_logits
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -45,7 +46,7 @@ LAYERS = {  # experts, k, hidden, width; how many experts are held, for memory: 
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_routing(model: str, tokens: int) -> None:
     experts, rule = ROUTING[model]
-    logits = torch.randn(tokens, experts, device="cuda") * 3
+    logits = odd_logits(tokens, experts, 3).to("cuda")
     correction = torch.rand(experts, device="cuda") if rule.score == "sigmoid" else None
     ids, weights = route(logits, rule, correction)
     want_ids, want = reference_route(logits, rule, correction)

@@ -23,6 +23,7 @@ from yardmaster.models.config import ModelConfig
 from yardmaster.models.gpt_oss import GptOss
 from yardmaster.parallel.dispatch.local import LocalDispatcher
 from yardmaster.parallel.mesh import Mesh
+from yardmaster.tests.models.clear_ids import clear_ids
 
 CPU = torch.device("cpu")
 VOCAB = 307
@@ -66,33 +67,6 @@ def _oracle(**changes):
             value = 1 + 0.1 * noise if "norm" in name else noise / parameter.shape[-1] ** 0.5
             parameter.copy_(value.bfloat16())
     return config, model
-
-
-def _draw(oracle, *shape):
-    """Random ids, and the oracle's logits. Drawn again where two experts are as good as equal for some token.
-
-    There the last bits of the arithmetic choose, and either choice is right.
-    """
-    for _ in range(100):
-        ids, margins, hooks = torch.randint(0, VOCAB, shape), [], []
-        sparse = [layer.mlp for layer in oracle.model.layers if hasattr(layer.mlp, "router")]
-        for mlp in sparse:
-            router = mlp.router
-
-            def measure(module, args, output, router=router, margins=margins):
-                best = torch.nn.functional.linear(args[0].flatten(0, -2), router.weight, router.bias).sort(-1).values
-                k = router.top_k
-                margins.append((best[:, -k] - best[:, -k - 1]).min().item() if k < best.shape[1] else 1.0)
-
-            hooks.append(router.register_forward_hook(measure))
-        with torch.no_grad():
-            logits = oracle(ids).logits
-        for hook in hooks:
-            hook.remove()
-        assert len(margins) == len(sparse)
-        if min(margins) > 1e-5:
-            return ids, logits
-    raise AssertionError("every draw has a token with two equal experts")
 
 
 def _config(hf, **changes):
@@ -229,7 +203,7 @@ def test_logits_agree_with_transformers(shape, storage):
     rig = Rig(_config(hf, quantization=quantization), tensors, make)
     assert not tensors, "tensors of the checkpoint that no slot took"
     for length in (1, 7, 130, 300):
-        (ids,), (want,) = _draw(oracle, 1, length)
+        (ids,), (want,) = clear_ids(oracle, 1, length)
         for sizes in ([length], [1], [3, 1, 50], [50, 1, 1, 1], [130, 1], [17, 130]):
             if length == 300 and sizes == [1] and storage != "bfloat16":
                 continue  # the same cache code as before, three hundred steps of it
@@ -259,7 +233,7 @@ def test_layers_without_experts():
     rig = Rig(_config(hf, dense_layers=dense, dense_width=80), tensors, _resident(False))
     assert not tensors
     assert len(rig.model.moes()) == 2
-    (ids,), (want,) = _draw(oracle, 1, 60)
+    (ids,), (want,) = clear_ids(oracle, 1, 60)
     for sizes in ([60], [1], [17, 30]):
         assert _difference(rig.run(ids.tolist(), sizes), want) < 1e-5
 
@@ -269,7 +243,7 @@ def test_requests_in_one_batch_do_not_touch_each_other(padding):
     hf, oracle = _oracle()
     rig = Rig(_config(hf), dict(oracle.state_dict()), _resident(False), padding=padding)
     lengths = {"0": 90, "1": 41, "2": 64, "3": 5}
-    drawn = {request: _draw(oracle, 1, length) for request, length in lengths.items()}
+    drawn = {request: clear_ids(oracle, 1, length) for request, length in lengths.items()}
     ids, want = ({request: pair[side][0] for request, pair in drawn.items()} for side in (0, 1))
     done = dict.fromkeys(ids, 0)
     got = {request: [] for request in ids}
@@ -327,7 +301,7 @@ def test_the_gpu_kernels_in_the_whole_model(gpu_kernels):
         lambda shard: SwizzledExperts(shard, dtype=torch.float32, device=CPU, plans=Plans(4)),
         padding=2,
     )
-    ids, want = _draw(oracle, 3, 11)
+    ids, want = clear_ids(oracle, 3, 11)
     got = [[], [], []]
     with torch.inference_mode():
         steps = [

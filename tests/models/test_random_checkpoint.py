@@ -70,9 +70,10 @@ def test_transformers_loads_it(tmp_path: Path, experts: str) -> None:
         [{"role": "user", "content": "Where does the grain go?"}], add_generation_prompt=True, return_tensors="pt"
     )
     ids = prompt if isinstance(prompt, torch.Tensor) else prompt["input_ids"]
+    undated = tokenizer("Where does the grain go?", return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         logits = model(ids).logits[0]
-        more = model.generate(ids, max_new_tokens=16, do_sample=False)[0, ids.shape[1] :]
+        more = model.generate(undated, max_new_tokens=16, do_sample=False)[0, undated.shape[1] :]
     assert torch.isfinite(logits).all()
     assert logits.std(-1).min() > 1
     assert logits.argmax(-1).unique().numel() > 20  # not the same token whatever the prompt

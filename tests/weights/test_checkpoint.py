@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from yardmaster.tests.weights.open_files import open_files
 from yardmaster.weights.checkpoint import Checkpoint
 from yardmaster.weights.errors import CheckpointError
 
@@ -30,11 +30,10 @@ def index(directory: Path, weight_map: Any) -> None:
 
 
 def refused(directory: Path, words: str) -> str:
-    before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(CheckpointError, match=words) as caught:
         Checkpoint(directory)
     assert str(caught.value).isprintable()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not open_files(directory)
     return str(caught.value)
 
 

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from yardmaster.tests.weights.open_files import open_files
 from yardmaster.weights.errors import CheckpointError
 from yardmaster.weights.safetensors_file import HEADER_LIMIT, SafetensorsFile
 
@@ -191,10 +192,13 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
 def test_no_descriptor_leaks(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"")
-    before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         refused(path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not open_files(tmp_path)
+    path.write_bytes(GOOD)
+    with SafetensorsFile(path):
+        assert open_files(tmp_path) == [str(path)]
+    assert not open_files(tmp_path)
 
 
 FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
