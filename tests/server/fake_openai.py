@@ -23,6 +23,7 @@ class FakeOpenAI(ThreadingHTTPServer):
         self.first_delay = self.delay = 0.0
         self.fail_every = 0  # each so-many-th answer is a 503
         self.cut_every = 0  # … ends in the middle
+        self.sent: list[list[float]] = []  # of each answer, when its words went out, by `time.perf_counter`
         self.tokenize = True
         self.reasoning: str | None = None
         self.running = self.most = self.answers = 0
@@ -74,9 +75,12 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(self.server.first_delay)
         if self.server.reasoning and chat:
             self._event({"choices": [{"delta": {"reasoning_content": self.server.reasoning}, "finish_reason": None}]})
+        sent: list[float] = []
+        self.server.sent.append(sent)
         for i, word in enumerate(self.server.words):
             if i:
                 time.sleep(self.server.delay)
+            sent.append(time.perf_counter())
             choice: Any = {"delta": {"content": word}} if chat else {"text": word}
             self._event({"choices": [choice | {"finish_reason": None}]})
             if cut:

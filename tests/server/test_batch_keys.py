@@ -124,11 +124,22 @@ def test_half_of_the_tokens_stay_for_others(plain: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("limits", "at_once"), [("max_concurrent: 6", 3), ("max_concurrent: 1", 1)])
 def test_half_of_the_places_stay_for_others(plain: Any, tmp_path: Path, limits: str, at_once: int) -> None:
     async def go() -> None:
-        plain.engine.script = says(plain, 1, pause=0.08)
+        answer = asyncio.Event()
+
+        def script(submit: Any) -> Iterator[Any]:
+            while not answer.is_set():
+                yield 0.002
+            yield from says(plain, 1)(submit)
+
+        plain.engine.script = script
         yard = Yard(plain, tmp_path, limits)
         running = yard.start(*(yard.line(n) for n in range(4)))
-        await asyncio.sleep(0.04)
+        async with asyncio.timeout(10):
+            while len(plain.engine.submitted) < at_once:
+                await asyncio.sleep(0)
+        await settled()
         assert (yard.alice.concurrent, len(plain.engine.submitted)) == (at_once, at_once)
+        answer.set()
         assert all(result.ok for result in await asyncio.gather(*running))
         assert yard.alice.concurrent == 0
 
@@ -157,7 +168,9 @@ def test_a_lines_turn_is_the_servers_own(plain: Any, tmp_path: Path) -> None:
         yard.write("- {name: alice, key: alices-key-1, weight: 1000}", "- {name: bob, key: bobs-key-1, weight: 0.01}")
         await yard.keys.reload()
         lines = yard.start(*(yard.line(n, prompt=f"alice {n}") for n in range(4)))
-        await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while not plain.engine.submitted:
+                await asyncio.sleep(0)
         token = CALLER.set(yard.keys.tenants["bob"].enter(None))
         try:
             from yardmaster.engine.messages import Submit

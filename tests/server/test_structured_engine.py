@@ -32,13 +32,18 @@ FORMATS = ["date", "time", "date-time", "uuid", "ipv4", "ipv6", "email"]
 WORDS = ["red", "Größe", "a b", "", "日本", 'q"uote', "back\\slash", "new\nline", "🙂"]
 
 
-FORMAT_CHECKER = jsonschema.FormatChecker(["date", "uuid", "ipv4", "ipv6", "email"])
+FORMAT_CHECKER = jsonschema.FormatChecker(["uuid", "ipv4", "ipv6", "email"])
+
+
+@FORMAT_CHECKER.checks("date")
+def _is_date(text: object) -> bool:
+    return not isinstance(text, str) or _parses(text + "T00:00:00Z")
 
 
 @FORMAT_CHECKER.checks("time")
 def _is_time(text: object) -> bool:
     """RFC 3339's full-time. A leap second may stand in any minute: the grammar does not know the rest of the day."""
-    return not isinstance(text, str) or _parses("2024-02-29T" + text)
+    return not isinstance(text, str) or _parses("2000-02-29T" + text)
 
 
 @FORMAT_CHECKER.checks("date-time")
@@ -47,11 +52,13 @@ def _is_date_time(text: object) -> bool:
 
 
 def _parses(text: str) -> bool:
-    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:)(\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", text.upper())
+    """Any year may have a 29th of February, and there is a year 0: nor does the grammar know the calendar."""
+    pattern = r"\d{4}(-\d\d-\d\dT\d\d:\d\d:)(\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)"
+    found = re.fullmatch(pattern, text.upper(), re.ASCII)
     if found is None:
         return False
     try:
-        datetime.fromisoformat(found[1] + ("59" if found[2] == "60" else found[2]))
+        datetime.fromisoformat("2000" + found[1] + ("59" if found[2] == "60" else found[2]))
     except ValueError:
         return False
     return True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,23 @@ class House:
                     await test(http)
 
         anyio.run(go)
+
+
+def held(script: Callable[[Any], Any], answer: asyncio.Event) -> Callable[[Any], Iterator[Any]]:
+    """`script`, from when `answer` is set."""
+
+    def play(submit: Any) -> Iterator[Any]:
+        while not answer.is_set():
+            yield 0.002
+        yield from script(submit)
+
+    return play
+
+
+async def until(true: Callable[[], Any]) -> None:
+    async with asyncio.timeout(5):
+        while not true():
+            await asyncio.sleep(0.001)
 
 
 def by(name: str, **more: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from yardmaster.tests.server.fair.house import FILE, PROMPT, TEXT, House, by, error, limits
+from yardmaster.tests.server.fair.house import FILE, PROMPT, TEXT, House, by, error, held, limits, until
 
 
 def test_admin_routes(house: House, plain: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -65,11 +65,12 @@ def test_admin_routes(house: House, plain: Any, caplog: pytest.LogCaptureFixture
 
 
 def test_draining(house: House, plain: Any) -> None:
-    plain.engine.script = plain.say("slow", pause=0.02)
+    answer = asyncio.Event()
+    plain.engine.script = held(plain.say("slow"), answer)
 
     async def go(http: httpx.AsyncClient) -> None:
         first = asyncio.create_task(http.post(TEXT, json=PROMPT, headers=by("bob")))
-        await asyncio.sleep(0.01)
+        await until(lambda: plain.engine.submitted)
         response = await http.post("/admin/drain", headers=by("ops"))
         assert response.json() == {"draining": True, "requests": 1, "sequences_running": 1, "sequences_waiting": 0}
         response = await http.post(TEXT, json=PROMPT, headers=by("bob"))
@@ -78,6 +79,7 @@ def test_draining(house: House, plain: Any) -> None:
         error(await http.get("/ready"), 503, "draining")
         assert (await http.get("/health")).status_code == 200
         assert (await http.get("/v1/models", headers=by("bob"))).status_code == 200
+        answer.set()
         assert (await first).status_code == 200
         assert (await http.post("/admin/drain", headers=by("ops"))).json()["requests"] == 0
         assert (await http.delete("/admin/drain", headers=by("ops"))).json()["draining"] is False

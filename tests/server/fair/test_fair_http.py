@@ -14,7 +14,7 @@ import pytest
 
 from yardmaster.engine.messages import RequestOutput
 from yardmaster.server.http.config import HttpConfig
-from yardmaster.tests.server.fair.house import FILE, PROMPT, TEXT, House, by, error, limits
+from yardmaster.tests.server.fair.house import FILE, PROMPT, TEXT, House, by, error, held, limits, until
 
 CHAT = "/v1/chat/completions"
 
@@ -140,24 +140,27 @@ def test_a_key_that_floods_does_not_keep_others_waiting(plain: Any, tmp_path: Pa
 
 def test_a_full_queue_is_503_and_a_passed_deadline_504(plain: Any, tmp_path: Path) -> None:
     house = House(plain, tmp_path, FILE, max_running=1, max_waiting=2)
-    plain.engine.script = plain.say("slow answer", pause=0.02)
+    answer = asyncio.Event()
+    plain.engine.script = held(plain.say("slow answer"), answer)
 
     async def go(http: httpx.AsyncClient) -> None:
         first = asyncio.create_task(http.post(TEXT, json=PROMPT, headers=by("bob")))
-        await asyncio.sleep(0.01)
-        late = {"x-request-timeout": "0.03"}
+        await until(lambda: plain.engine.submitted)
+        late = {"x-request-timeout": "1"}
         waits = [asyncio.create_task(http.post(TEXT, json=PROMPT, headers=by(name, **late))) for name in ("bob", "ops")]
-        await asyncio.sleep(0.01)
+        await until(lambda: [house.keys.tenants[name].waiting for name in ("bob", "ops")] == [1, 1])
         response = await http.post(TEXT, json=PROMPT, headers=by("alice"))
         error(response, 503, "engine_overloaded")
         assert response.headers["retry-after"]
         for response in await asyncio.gather(*waits):
             assert "was not run" in error(response, 504, "deadline_exceeded")["message"]
             assert response.headers["x-should-retry"] == "false"
+        late = {"x-request-timeout": "0.03"}
         response = await http.post(TEXT, json=PROMPT | {"stream": True}, headers=by("bob", **late))
         events = [line[6:] for line in response.text.split("\n\n") if line]
         assert events[-1] == "[DONE]"
         assert json.loads(events[-2])["error"]["code"] == "deadline_exceeded"
+        answer.set()
         assert (await first).status_code == 200
         assert len(plain.engine.submitted) == 1
         for value in ("0", "-1", "nan", "inf", "soon", "1e9", "1" * 40):
@@ -182,23 +185,23 @@ def test_priority_of_a_body(house: House) -> None:
 
 def test_who_leaves_while_he_waits_leaves_nothing_behind(plain: Any, tmp_path: Path) -> None:
     house = House(plain, tmp_path, FILE, max_running=1)
-    plain.engine.script = plain.say("slow answer", pause=0.02)
+    answer = asyncio.Event()
+    plain.engine.script = held(plain.say("slow answer"), answer)
 
     async def go(http: httpx.AsyncClient) -> None:
         first = asyncio.create_task(http.post(TEXT, json=PROMPT, headers=by("bob")))
-        await asyncio.sleep(0.01)
+        await until(lambda: plain.engine.submitted)
         waits = [
             asyncio.create_task(http.post(TEXT, json=PROMPT | {"stream": stream, "n": 2}, headers=by("alice")))
             for stream in (False, True)
         ]
-        await asyncio.sleep(0.03)
         alice = house.keys.tenants["alice"]
-        assert (alice.waiting, alice.concurrent) == (4, 2)
+        await until(lambda: (alice.waiting, alice.concurrent) == (4, 2))
         for task in waits:
             task.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
-        await asyncio.sleep(0.01)
-        assert (alice.waiting, alice.concurrent, alice.remaining_tokens) == (0, 0, 100)
+        await until(lambda: (alice.waiting, alice.concurrent, alice.remaining_tokens) == (0, 0, 100))
+        answer.set()
         assert (await first).status_code == 200
         assert len(plain.engine.submitted) == 1
         assert house.client._live == {}

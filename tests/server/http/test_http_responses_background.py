@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import anyio
 import httpx
 from openai.types.responses import Response
 
-from yardmaster.engine.messages import Submit
+from yardmaster.engine.messages import RequestOutput, Submit
 from yardmaster.engine.sampling_params import SamplingParams
 from yardmaster.server.http.choice import Choice
 from yardmaster.server.http.generation import Generation
@@ -110,17 +111,35 @@ async def over(client: httpx.AsyncClient, identity: str) -> Any:
     raise AssertionError("it never ended")
 
 
+async def until(true: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.001)
+
+
 def test_in_the_background(harmony: Any) -> None:
-    harmony.engine.script = harmony.say(ANSWER, pause=0.002)
+    end = asyncio.Event()
+
+    def script(submit: Submit) -> Iterator[Any]:
+        *most, last = harmony.say(ANSWER)(submit)
+        yield from most
+        while not end.is_set():
+            yield 0.002
+        yield last
+
+    harmony.engine.script = script
 
     async def say(client: httpx.AsyncClient) -> None:
         made = (await client.post("/responses", json={"input": "hi", "background": True})).json()
         Response.model_validate(made)
         assert (made["status"], made["background"], made["output"]) == ("queued", True, [])
-        await asyncio.sleep(0.01)
-        assert (await client.get(f"/responses/{made['id']}")).json()["status"] == "in_progress"
+        async with asyncio.timeout(10):
+            while (status := (await client.get(f"/responses/{made['id']}")).json()["status"]) == "queued":
+                await asyncio.sleep(0.001)
+        assert status == "in_progress"
         answer = await client.post("/responses", json={"input": "x", "previous_response_id": made["id"]})
         assert answer.json()["error"]["code"] == "response_not_ready"
+        end.set()
         resource = await over(client, made["id"])
         assert resource["status"] == "completed"
         assert bare(resource["output"])[1] == ("final_answer", "Hello wörld🙂", "completed")
@@ -137,11 +156,19 @@ def test_in_the_background(harmony: Any) -> None:
 
 
 def test_cancel(harmony: Any) -> None:
-    harmony.engine.script = harmony.say("<|channel|>final<|message|>" + "word " * 500, pause=0.005)
+    taken: list[RequestOutput] = []
+
+    def script(submit: Submit) -> Iterator[Any]:
+        for act in harmony.say("<|channel|>final<|message|>" + "word " * 500, pause=0.005)(submit):
+            yield act
+            if isinstance(act, RequestOutput):
+                taken.append(act)
+
+    harmony.engine.script = script
 
     async def say(client: httpx.AsyncClient) -> None:
         made = (await client.post("/responses", json={"input": "hi", "background": True})).json()
-        await asyncio.sleep(0.1)
+        await until(lambda: len(taken) >= 12)  # the first word is there after ten
         first = (await client.post(f"/responses/{made['id']}/cancel")).json()
         Response.model_validate(first)
         assert first["status"] == "cancelled"

@@ -175,8 +175,13 @@ def test_async_cancellation_of_a_whole_answer_aborts(url: str, harmony: Any) -> 
 
     async def go() -> None:
         async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as sdk:
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(sdk.chat.completions.create(model="test-model", messages=HELLO), 0.3)
+            asking = asyncio.create_task(sdk.chat.completions.create(model="test-model", messages=HELLO))
+            async with asyncio.timeout(10):
+                while not harmony.engine.submitted:
+                    await asyncio.sleep(0.005)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
 
     asyncio.run(go())
     until(lambda: harmony.engine.aborted)

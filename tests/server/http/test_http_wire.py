@@ -95,20 +95,19 @@ def test_an_endless_head(plain: Any, live: Callable[..., str], start: bytes) -> 
     app = plain.app(max_header_bytes=4000)
     with connect(live(app, plain.config)) as connection:
         connection.sendall(start)
-        answer = b""
+        answer, reset = b"", False
         try:
             for _ in range(100):
                 connection.sendall(b"y" * 1000 if not start.endswith(b"\n") else b"c: d\r\n" * 100)
                 time.sleep(0.001)
-        except OSError:
-            pass
-        else:
-            pytest.fail("the server read 100 kB of head")
+        except ConnectionError:
+            reset = True
         try:
-            answer = everything(connection)
-        except OSError:
-            return
-        if answer:
+            while part := connection.recv(65536):  # a TimeoutError where the server waits for more
+                answer += part
+        except ConnectionError:
+            reset = True
+        if answer or not reset:
             assert error_of(answer, 431)["code"] == "headers_too_large"
 
 
@@ -212,6 +211,10 @@ def test_leaving_while_the_engine_is_silent(plain: Any, live: Callable[..., str]
         count = len(plain.engine.aborted)
         with connect(url) as connection:
             connection.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
+            deadline = time.monotonic() + 10
+            while len(plain.engine.submitted) == count:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
             time.sleep(0.2)
             assert len(plain.engine.aborted) == count
         begun = time.monotonic()

@@ -33,10 +33,12 @@ class Engine:
         self.refuse: Exception | None = None
         self.slow: asyncio.Event | None = None
         self.streams: dict[str, Stream] = {}
+        self.asked: list[str] = []  # by their ids
         self.submitted: list[Submit] = []
         self.aborted: list[str] = []
 
     async def submit(self, request: Submit) -> Stream:
+        self.asked.append(request.request_id)
         if self.slow is not None:
             await self.slow.wait()
         if self.refuse is not None:

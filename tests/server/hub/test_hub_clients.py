@@ -172,7 +172,11 @@ def test_an_operator_reaches_all_processes_through_one(server: Server, keys_file
     def ask(method: str, path: str) -> httpx.Response:
         return httpx.request(method, f"{server.url}/admin/{path}", headers=bearer("key-of-an-operator"))
 
+    def concurrent() -> int:
+        return sum(int(key["usage"]["concurrent"]) for key in ask("GET", "keys").json()["data"])
+
     assert [key["name"] for key in ask("GET", "keys").json()["data"]] == ["free", "few", "alone", "ops"]
+    server.wait_until(lambda: concurrent() == 0, 5)  # the test before this one has just left a stream
     drained = ask("POST", "drain").json()
     assert drained == {"draining": True, "requests": 0, "sequences_running": 0, "sequences_waiting": 0}
     assert [server.post("key-free-of-limits").status_code for _ in range(3)] == 3 * [503]

@@ -37,8 +37,7 @@ def test_one_is_killed_and_the_server_goes_on_until_it_is_told_to_end(model: Pat
         streams = [server.stream("any", 50, prompt) for prompt in prompts]
         told = [[next(each)] for each in streams]
         assert server.metric("num_requests_running") == 4
-        time.sleep(1.2)  # so that what was counted is known beyond the process that counted it
-        seen = server.metric("time_to_first_token_seconds_count")
+        seen = server.metric("time_to_first_token_seconds_count")  # now the hub, too, knows what each has counted
         assert seen == 4
         server.doors[0].kill()
         ends = read_out(streams, told)

@@ -55,7 +55,7 @@ def test_what_a_dead_front_end_leaves_is_cleared_away(tmp_path: Path) -> None:
             await settle(lambda: set(engine.streams) == {"a", "b"})
             engine.slow = asyncio.Event()
             late = asyncio.create_task(pair.client.submit(request("late")))
-            await asyncio.sleep(0.02)
+            await settle(lambda: "late" in engine.asked)
             pair.wire._transport.abort()  # type: ignore[union-attr]
             for stream in streams:
                 with pytest.raises(EngineDead, match=HUB_GONE):
@@ -78,7 +78,7 @@ def test_what_the_engine_takes_after_a_front_end_s_death_is_given_back() -> None
         engine.slow = asyncio.Event()
         async with Pair(engine) as pair:
             late = asyncio.create_task(pair.client.submit(request("late")))
-            await asyncio.sleep(0.02)
+            await settle(lambda: "late" in engine.asked)
             pair.wire._transport.abort()  # type: ignore[union-attr]
             await settle(late.done)
             assert isinstance(late.exception(), EngineDead)

@@ -85,9 +85,10 @@ def test_so_it_is_in_a_whole_choice(kind: str, stop: tuple[str, ...], tokenizer_
         if kind == "harmony":
             header = real.encode_trusted("<|channel|>final<|message|>")
             splitter: Any = HarmonySplitter(tokenizer, ())
-            ids = [*header, *(token_id for token_id in body if token_id not in real.special_ids)]
         else:
-            splitter, ids = PlainSplitter(tokenizer, True), body
+            header, splitter = [], PlainSplitter(tokenizer, True)
+        # Special ones are not looked at: were they there, a half of ids at random could have many fewer of them.
+        ids = [*header, *(token_id for token_id in body if token_id not in real.special_ids)]
         params = SamplingParams(max_tokens=LENGTH + 10, stop=stop)
         choice = Choice(0, Submit(request_id="x", prompt_token_ids=[1], params=params), splitter)
         halves, text = [], []
