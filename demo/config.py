@@ -1,4 +1,4 @@
-"""What to train and how, read from a TOML file: demo/default.toml and deeper.toml are the embedded model's."""
+"""What to train and how, read from a TOML file: demo/default.toml is the embedded model's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from ..layers.rope_config import RopeConfig
 from ..models.config import ModelConfig
 from ..models.random_checkpoint import small_gpt_oss
+from .tasks.mix import Mix
 
 DEFAULT = Path(__file__).with_name("default.toml")
 
@@ -21,7 +22,7 @@ class Shape:
     `dense_layers`, counted from 0, have one gated product of `dense_width` in place of a mixture of experts.
     """
 
-    layers: int = 6
+    layers: int = 8
     hidden: int = 192
     heads: int = 6
     kv_heads: int = 2
@@ -72,10 +73,10 @@ class Schedule:
     """The training. `tokens` of conversations in a step, beside the system messages that they share."""
 
     seed: int = 1
-    steps: int = 5500
-    tokens: int = 4096
+    steps: int = 5000
+    tokens: int = 2048
     learning_rate: float = 2e-3
-    warm_up: int = 100
+    warm_up: int = 200
     least_rate: float = 0.02  # of the learning rate, where the cosine ends
     weight_decay: float = 0.05
     clip: float = 1.0
@@ -90,6 +91,7 @@ class Schedule:
 class DemoConfig:
     shape: Shape = field(default_factory=Shape)
     train: Schedule = field(default_factory=Schedule)
+    mix: dict[str, float] = field(default_factory=dict)  # how often kinds are drawn that have no weight of the usual
     vocabulary: int = 3000  # tokens that BPE learns beside bytes; those that are whole words stay
 
     @classmethod
@@ -102,7 +104,8 @@ class DemoConfig:
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"{path}: {error}") from None
         shape, train = (_table(kind, found.pop(name, {}), f"{path}: {name}") for kind, name in _TABLES)
-        return cls(shape, train, **_checked(cls, found, str(path)))
+        mix = _weights(found.pop("mix", {}), f"{path}: mix")
+        return cls(shape, train, mix, **_checked(cls, found, str(path)))
 
 
 _TABLES = ((Shape, "shape"), (Schedule, "train"))
@@ -112,6 +115,20 @@ def _table(kind: Any, found: Any, where: str) -> Any:
     if not isinstance(found, dict):
         raise ValueError(f"{where} must be a table")
     return kind(**_checked(kind, found, where))
+
+
+def _weights(found: Any, where: str) -> dict[str, float]:
+    """How often kinds are drawn. Raises ValueError."""
+    if not isinstance(found, dict):
+        raise ValueError(f"{where} must be a table")
+    for name, weight in found.items():
+        if type(weight) not in (int, float):
+            raise ValueError(f"{where}: {name} must be a number, got {weight!r}")
+    try:
+        Mix(found)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return found
 
 
 def _checked(kind: Any, found: dict[str, Any], where: str) -> dict[str, Any]:

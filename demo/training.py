@@ -25,7 +25,7 @@ from .exact import exact
 from .ranks import Ranks
 from .sample import Renderer, Sample
 from .tasks.base import EFFORTS, Conversation
-from .tasks.mix import draw
+from .tasks.mix import Mix
 from .tasks.registry import KINDS
 from .trainee import Trainee, groups
 
@@ -44,6 +44,7 @@ class Training:
         model_config = config.shape.model(Tokenizer(folder / "tokenizer").vocab_size)
         self.trainee = Trainee(model_config, config.train.seed, device=device)
         model, decay = self.trainee.model, config.train.weight_decay
+        self.mix = Mix(config.mix)
         self.optimizer = torch.optim.AdamW(groups(model, decay), lr=0.0, betas=BETAS, fused=True)
         self.ranks.hold(model.parameters())
         self.step = self.tokens = 0
@@ -77,7 +78,8 @@ class Training:
         rate = learning_rate(schedule, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        drawn = draw_samples(self.renderer, random.Random(f"{schedule.seed} {self.step}"), schedule.tokens)
+        rng = random.Random(f"{schedule.seed} {self.step}")
+        drawn = draw_samples(self.renderer, self.mix, rng, schedule.tokens)
         batch = Batch.of(self.ranks.share(drawn), trainee.windows, trainee.device)
         loss, imbalance = trainee.losses(batch)
         loss = loss * (len(batch.targets_S) / sum(sample.taught for sample in drawn))
@@ -142,12 +144,12 @@ class Training:
             log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step), encoding="utf-8")
 
 
-def draw_samples(renderer: Renderer, rng: random.Random, tokens: int) -> list[Sample]:
+def draw_samples(renderer: Renderer, mix: Mix, rng: random.Random, tokens: int) -> list[Sample]:
     """Fresh conversations of about so many tokens, on one day, which all of them share with their system messages."""
     today = FIRST_DAY + timedelta(rng.randrange(DAYS))
     samples: list[Sample] = []
     while tokens > 0:
-        conversation = draw(rng)
+        conversation = mix.draw(rng)
         samples.append(renderer.render(conversation, draw_effort(rng, conversation), today))
         tokens -= len(samples[-1].ids)
     return samples

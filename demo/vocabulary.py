@@ -16,7 +16,7 @@ from ..server.text.harmony.encoder import HarmonyEncoder
 from ..server.text.tokenizer import Tokenizer
 from .sample import messages
 from .tasks.base import EFFORTS, Conversation
-from .tasks.mix import draw, vocabulary
+from .tasks.mix import Mix, vocabulary
 from .tokenizer import write_word_tokenizer
 
 CONVERSATIONS = 20_000
@@ -37,12 +37,13 @@ def train_tokenizer(directory: Path, size: int, context: int, seed: int, convers
 
 def _texts(rng: random.Random, conversations: int, context: int) -> Iterator[str]:
     """What stands between control tokens."""
+    mix = Mix()
     with tempfile.TemporaryDirectory() as folder:
         write_word_tokenizer(Path(folder), (), (), 0, context)  # letters alone, to write with and read back
         chat = HarmonyChat(HarmonyEncoder(Tokenizer(Path(folder))))
         letters = tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
         for _ in range(conversations):
-            drawn: Conversation = draw(rng)
+            drawn: Conversation = mix.draw(rng)
             effort = rng.choice(EFFORTS)
             said = messages(drawn.turns, drawn.instructions, effort)
             ids = chat.encode(said, drawn.tools, reasoning_effort=effort, current_date=date(2026, 1, 2).isoformat())

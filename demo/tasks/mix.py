@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from . import registry
 from .base import Conversation
@@ -17,30 +19,46 @@ INSTRUCTIONS = (
 )  # fmt: skip
 
 
-def draw(rng: random.Random) -> Conversation:
-    """A conversation of training."""
-    if rng.random() < 0.7:
-        conversation = _one(rng, _ALL)
-    else:
-        # Many answers on one prompt: each costs few tokens, and shows that the last question is the one that counts.
-        count = 2 + int(rng.random() * (LONGEST - 1))
-        turns = tuple(turn for _ in range(count) for turn in _one(rng, _SIMPLE).turns)
-        conversation = Conversation("mix", turns)
-    if not conversation.instructions and rng.random() < 0.1:
-        instructions = INSTRUCTIONS[int(rng.random() * len(INSTRUCTIONS))]
-        return Conversation(conversation.kind, conversation.turns, conversation.tools, instructions)
-    return conversation
+class Mix:
+    """What is drawn how often: by the registry's weights, but for kinds that are given another."""
+
+    def __init__(self, weights: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Raises ValueError where one is of no kind or below 0, or none is left of the kinds of one question."""
+        names = [kind.name for kind, _ in KINDS]
+        for name, weight in weights.items():
+            if name not in names:
+                raise ValueError(f"{name} is unknown; known are {', '.join(names)}")
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"{name} must be a number from 0 on, got {weight}")
+        self._all, self._simple = (_Weighted(kinds, weights) for kinds in (KINDS, SIMPLE))
+
+    def draw(self, rng: random.Random) -> Conversation:
+        """A conversation of training."""
+        if rng.random() < 0.7:
+            conversation = self._all.draw(rng)
+        else:
+            # Many answers on one prompt: each costs few tokens, and shows that the last question is what counts.
+            count = 2 + int(rng.random() * (LONGEST - 1))
+            turns = tuple(turn for _ in range(count) for turn in self._simple.draw(rng).turns)
+            conversation = Conversation("mix", turns)
+        if not conversation.instructions and rng.random() < 0.1:
+            instructions = INSTRUCTIONS[int(rng.random() * len(INSTRUCTIONS))]
+            return Conversation(conversation.kind, conversation.turns, conversation.tools, instructions)
+        return conversation
+
+
+class _Weighted:
+    def __init__(self, kinds: Iterable[registry.Weighted], weights: Mapping[str, float]) -> None:
+        pairs = [(kind, weights.get(kind.name, usual)) for kind, usual in kinds]
+        self._kinds = [kind for kind, _ in pairs]
+        self._cumulative = list(itertools.accumulate(weight for _, weight in pairs))
+        if not self._cumulative[-1] > 0:
+            raise ValueError(f"of {', '.join(kind.name for kind in self._kinds)} one must have a weight above 0")
+
+    def draw(self, rng: random.Random) -> Conversation:
+        return rng.choices(self._kinds, cum_weights=self._cumulative)[0].draw(rng, False)
 
 
 def vocabulary() -> set[str]:
     """The words, in lower case, that a tokenizer of these conversations should know whole."""
     return registry.vocabulary(kind for kind, _ in KINDS) | words_of(" ".join(INSTRUCTIONS))
-
-
-_ALL = ([kind for kind, _ in KINDS], list(itertools.accumulate(weight for _, weight in KINDS)))
-_SIMPLE = ([kind for kind, _ in SIMPLE], list(itertools.accumulate(weight for _, weight in SIMPLE)))
-
-
-def _one(rng: random.Random, of: tuple[list, list[float]]) -> Conversation:
-    kinds, cumulative = of
-    return rng.choices(kinds, cum_weights=cumulative)[0].draw(rng, False)

@@ -15,7 +15,7 @@ from yardmaster.demo.config import DEFAULT, DemoConfig, Shape
 from yardmaster.demo.deepening import sources
 from yardmaster.demo.export import export
 from yardmaster.demo.sample import Renderer
-from yardmaster.demo.tasks.mix import draw
+from yardmaster.demo.tasks.mix import Mix
 from yardmaster.demo.trainee import Trainee
 from yardmaster.server.text.tokenizer import Tokenizer
 
@@ -38,7 +38,7 @@ def _trainee(shape, seed):
 def batch():
     renderer, rng = Renderer(Tokenizer(EMBEDDED)), random.Random(5)
     return lambda trainee: Batch.of(
-        [renderer.render(draw(rng), "medium", date(2026, 3, 4)) for _ in range(3)], trainee.windows
+        [renderer.render(Mix().draw(rng), "medium", date(2026, 3, 4)) for _ in range(3)], trainee.windows
     )
 
 

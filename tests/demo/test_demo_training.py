@@ -22,7 +22,8 @@ from yardmaster.demo.export import checkpoint_tensors, export
 from yardmaster.demo.ranks import Ranks
 from yardmaster.demo.sample import NOTHING, Renderer
 from yardmaster.demo.tasks.base import Call, Conversation, Reply, Turn
-from yardmaster.demo.tasks.mix import draw
+from yardmaster.demo.tasks.mix import Mix
+from yardmaster.demo.tasks.registry import KINDS, SIMPLE
 from yardmaster.demo.trainee import Trainee
 from yardmaster.demo.training import Training, learning_rate
 from yardmaster.demo.vocabulary import train_tokenizer
@@ -64,7 +65,7 @@ def renderer(tokenizer):
 
 def _samples(renderer, count, seed=0):
     rng = random.Random(seed)
-    return [renderer.render(draw(rng), rng.choice(("low", "medium", "high")), DAY) for _ in range(count)]
+    return [renderer.render(Mix().draw(rng), rng.choice(("low", "medium", "high")), DAY) for _ in range(count)]
 
 
 def _text(tokenizer, ids):
@@ -309,6 +310,12 @@ def test_the_tokenizer_keeps_letters_and_numbers_apart(folder):
         ("[train]\nsteps = true", "steps must be int"),
         ("shape = 3", "shape must be a table"),
         ("vocabulary = ", "Invalid value"),
+        ("mix = 3", "mix must be a table"),
+        ("[mix]\nsum = 3", "mix: sum is unknown; known are sums, differences"),
+        ("[mix]\nsums = -1", "mix: sums must be a number from 0 on"),
+        ("[mix]\nsums = inf", "mix: sums must be a number from 0 on"),
+        ("[mix]\nsums = true", "mix: sums must be a number, got True"),
+        ("[mix]\n" + "\n".join(f"{kind.name} = 0" for kind, _ in SIMPLE), "beyond one must have a weight above 0"),
     ],
 )
 def test_a_wrong_config_is_refused_by_name(tmp_path, text, named):
@@ -316,6 +323,17 @@ def test_a_wrong_config_is_refused_by_name(tmp_path, text, named):
     path.write_text(text)
     with pytest.raises(ValueError, match=named):
         DemoConfig.read(path)
+
+
+def test_a_mix_draws_what_it_is_told(tmp_path):
+    names = [kind.name for kind, _ in KINDS]
+    path = tmp_path / "c.toml"
+    path.write_text("[mix]\n" + "\n".join(f"{name} = {int(name == 'spell')}" for name in names))
+    rng, told = random.Random(), Mix(DemoConfig.read(path).mix)
+    assert {told.draw(rng).kind for _ in range(99)} == {"spell", "mix"}
+    usual = [Mix({"tools": 0.0}).draw(rng) for _ in range(999)]
+    assert {"sums", "memory"} <= {each.kind for each in usual}
+    assert not any(each.tools for each in usual)
 
 
 def test_the_default_config_is_the_default():
