@@ -1,8 +1,7 @@
-"""Gated experts with gradients: one product after the other, over each expert's rows filled up to a multiple of STEP.
+"""Gated experts with gradients: one product after the other, over each expert's rows, filled up to some multiple.
 
-Twin and legend: ../reference/experts.py; n rows, filled ones included. Few shapes of products occur, which suits
-processors whose matrix kernels are compiled for a shape; everything between the products is done for all experts at
-once; and the backward pass is written out: it keeps inputs, gates and ups, and nothing else.
+Twin and legend: ../reference/experts.py; n rows, filled ones included. Everything between the products is done for all
+experts at once; and the backward pass is written out: it keeps inputs, gates and ups, and nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +14,13 @@ import torch
 from ..glu import Glu
 from ..reference.permute import group
 
-STEP = 64  # rows; the room for an expert is a multiple of it
+
+def _step(dtype: torch.dtype) -> int:
+    """The room for an expert is a multiple of so many rows.
+
+    Matrix kernels in bfloat16 are compiled for a shape, and few shapes occur then; those in float32 take any.
+    """
+    return 64 if dtype == torch.bfloat16 else 16
 
 
 def moe_experts(
@@ -44,7 +49,7 @@ class _Experts(torch.autograd.Function):
         down_bias_eD: torch.Tensor,
         glu: Glu,
     ) -> torch.Tensor:
-        place_R, token_n, rooms = _places(keys_MK, len(gate_up_egD))
+        place_R, token_n, rooms = _places(keys_MK, len(gate_up_egD), _step(x_MD.dtype))
         x_nD = x_MD.index_select(0, token_n)
         gate_up_egD, gate_up_bias_eg = _halved(gate_up_egD), _halved(gate_up_bias_eg)
         gate_up_ng = _products(x_nD, gate_up_egD, gate_up_bias_eg, rooms)
@@ -80,11 +85,11 @@ class _Experts(torch.autograd.Function):
         return grad_x_MD, None, _paired(grad_gate_up_egD), _paired(grad_bias_eg), grad_down_eDf, grad_bias_eD, None
 
 
-def _places(keys_MK: torch.Tensor, experts: int) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+def _places(keys_MK: torch.Tensor, experts: int, step: int) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """Where each pair's row stands, whose token each row is (token 0's where it fills up), and the experts' rows."""
     keys_R = keys_MK.flatten()
     order_R, counts_e = group(keys_R, experts)
-    rooms_e = (counts_e + (STEP - 1)) // STEP * STEP
+    rooms_e = (counts_e + (step - 1)) // step * step
     ahead_e = (rooms_e - counts_e).cumsum(0) - (rooms_e - counts_e)  # rows that fill up the experts before
     filled_R = torch.arange(len(order_R), device=keys_R.device) + ahead_e[keys_R[order_R]]
     place_R = torch.empty_like(order_R)
