@@ -70,13 +70,11 @@ bench-compiled: $(STAMP) ## what the compiler makes of the GPU kernels; needs no
 TRAIN = LD_PRELOAD=$(firstword $(wildcard /usr/lib/*/libjemalloc.so.2)) MALLOC_CONF=$(MALLOC_CONF) \
   $(BIN)/torchrun --standalone --nproc-per-node $(RANKS) -m yardmaster.demo train
 
-demo: $(STAMP) ## train the embedded model again, into build/demo: by estimate under two hours on two cores with bfloat16 instructions and libjemalloc2
-	$(TRAIN) --folder build/demo/first
-	rm -rf build/demo/first/checkpoint build/demo/checkpoint
-	$(BIN)/python -m yardmaster.demo export build/demo/first/checkpoint --folder build/demo/first --bfloat16
-	$(TRAIN) --folder build/demo/deeper --config demo/deeper.toml --begin-with build/demo/first/checkpoint
-	$(BIN)/python -m yardmaster.demo export build/demo/checkpoint --folder build/demo/deeper --config demo/deeper.toml
-	$(BIN)/python -m yardmaster.demo draw --folder build/demo/deeper --directory build/demo
+demo: $(STAMP) ## train the embedded model again, into build/demo: by estimate under two hours on two cores with libjemalloc2
+	$(TRAIN) --folder build/demo
+	rm -rf build/demo/checkpoint
+	$(BIN)/python -m yardmaster.demo export build/demo/checkpoint
+	$(BIN)/python -m yardmaster.demo draw
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
