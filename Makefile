@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 # Of `make demo`: one rank a GPU, or two on the CPU. Where libjemalloc2 is installed it is used:
 # with glibc's malloc a step takes twice as long after half an hour, because every step asks for other sizes.
 MALLOC_CONF ?= oversize_threshold:0,dirty_decay_ms:10000,muzzy_decay_ms:0,narenas:2
+MINUTES ?= 105
 RANKS ?= $(shell nvidia-smi --list-gpus 2>/dev/null | grep --count . | sed 's/^0$$/2/')
 # mypy and import-linter want a folder named like the package, whatever the checkout is called.
 LINK := build/check/yardmaster
@@ -70,8 +71,8 @@ bench-compiled: $(STAMP) ## what the compiler makes of the GPU kernels; needs no
 TRAIN = LD_PRELOAD=$(firstword $(wildcard /usr/lib/*/libjemalloc.so.2)) MALLOC_CONF=$(MALLOC_CONF) \
   $(BIN)/torchrun --standalone --nproc-per-node $(RANKS) -m yardmaster.demo train
 
-demo: $(STAMP) ## train the embedded model again, into build/demo: by estimate under two hours on two cores with libjemalloc2
-	$(TRAIN) --folder build/demo
+demo: $(STAMP) ## train the embedded model again, into build/demo, for MINUTES=105 at most: the longer, the more it learns
+	$(TRAIN) --folder build/demo --minutes $(MINUTES)
 	rm -rf build/demo/checkpoint
 	$(BIN)/python -m yardmaster.demo export build/demo/checkpoint
 	$(BIN)/python -m yardmaster.demo draw

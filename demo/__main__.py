@@ -36,6 +36,10 @@ def train(
     run: Folder = RUN,
     threads: Annotated[int, typer.Option(help="Of the processor; 0 takes all.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "auto",
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="So many at most: fewer steps than the config's, by what the first ones take.", min=0),
+    ] = None,
     begin_with: Annotated[
         Path | None,
         typer.Option(help="A checkpoint of this shape, or of fewer layers: weights and tokenizer to begin with."),
@@ -64,8 +68,8 @@ def train(
         training = Training(chosen, run, device, ranks)
         if begins_with is not None:
             training.trainee.begin_with(begins_with)
-        with progress(training.step, chosen.train.steps, ranks.first) as report:
-            training.run(report)
+        with progress(training.step, training.schedule.steps, ranks.first) as report:
+            training.run(report, minutes)
     except ValueError as error:
         raise _refused(error) from None
     ranks.part()

@@ -73,10 +73,10 @@ class Schedule:
     """The training. `tokens` of conversations in a step, beside the system messages that they share."""
 
     seed: int = 1
-    steps: int = 5000
-    tokens: int = 2048
+    steps: int = 9000
+    tokens: int = 4096
     learning_rate: float = 2e-3
-    warm_up: int = 200
+    warm_up: int = 100
     least_rate: float = 0.02  # of the learning rate, where the cosine ends
     weight_decay: float = 0.05
     clip: float = 1.0
@@ -91,8 +91,8 @@ class Schedule:
 class DemoConfig:
     shape: Shape = field(default_factory=Shape)
     train: Schedule = field(default_factory=Schedule)
-    mix: dict[str, float] = field(default_factory=dict)  # how often kinds are drawn that have no weight of the usual
     vocabulary: int = 3000  # tokens that BPE learns beside bytes; those that are whole words stay
+    mix: dict[str, float] = field(default_factory=dict)  # how often kinds are drawn, where not as usual
 
     @classmethod
     def read(cls, path: Path) -> DemoConfig:
@@ -105,7 +105,7 @@ class DemoConfig:
             raise ValueError(f"{path}: {error}") from None
         shape, train = (_table(kind, found.pop(name, {}), f"{path}: {name}") for kind, name in _TABLES)
         mix = _weights(found.pop("mix", {}), f"{path}: mix")
-        return cls(shape, train, mix, **_checked(cls, found, str(path)))
+        return cls(shape, train, mix=mix, **_checked(cls, found, str(path)))
 
 
 _TABLES = ((Shape, "shape"), (Schedule, "train"))

@@ -29,6 +29,6 @@ def progress(done: int, steps: int, shown: bool) -> Iterator[Callable[[dict[str,
                 bar.console.print(f"step {line['step']}: % right at the worst effort: {shares}")
                 return
             now = f"loss {line['loss']:.3f}, {line['tokens'] / max(1e-9, line['seconds']):.0f} tokens/s"
-            bar.update(task, completed=line["step"], now=now)
+            bar.update(task, completed=line["step"], total=line["of"], now=now)
 
         yield report

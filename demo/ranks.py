@@ -88,6 +88,14 @@ class Ranks:
         for parameter, piece in zip(of, self._gradients.split([each.numel() for each in of]), strict=True):
             parameter.grad = piece.view_as(parameter)
 
+    def least(self, number: int) -> int:
+        """The least of all ranks' numbers."""
+        if self.size > 1:
+            least = torch.tensor(number, device=self._gradients.device)
+            dist.all_reduce(least, dist.ReduceOp.MIN)
+            number = int(least)
+        return number
+
     def add_up(self, *figures: torch.Tensor) -> list[torch.Tensor]:
         """Make the held gradients their sums over the ranks, and return the sums of `figures`, in float32."""
         if self.size == 1:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import math
 import random
+import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from .tasks.registry import KINDS
 from .trainee import Trainee, groups
 
 LOG = 10
+LOOK = 40  # steps, after which it is known how long one takes
 STATE = "state.pt"
 BETAS = (0.9, 0.98)
 FIRST_DAY, DAYS = date(2024, 1, 1), 3650
@@ -40,6 +43,7 @@ class Training:
 
     def __init__(self, config: DemoConfig, folder: Path, device: str = "cpu", ranks: Ranks | None = None) -> None:
         self.config, self.folder, self.ranks = config, folder, ranks or Ranks()
+        self.schedule, self._fitted = config.train, False
         self.renderer = Renderer(Tokenizer(folder / "tokenizer"))
         model_config = config.shape.model(Tokenizer(folder / "tokenizer").vocab_size)
         self.trainee = Trainee(model_config, config.train.seed, device=device)
@@ -51,14 +55,18 @@ class Training:
         self.seconds = 0.0
         self._load()
 
-    def run(self, report: Callable[[dict[str, Any]], None]) -> None:
-        """To the end. `report` gets every line of the log."""
-        schedule = self.config.train
-        while self.step < schedule.steps:
+    def run(self, report: Callable[[dict[str, Any]], None], minutes: float | None = None) -> None:
+        """To the end, which comes after as many steps as fit into `minutes` at most. `report` gets the log's lines."""
+        times: list[float] = []
+        while self.step < self.schedule.steps:
             began = time.monotonic()
             line = self._train_one()
             self.step += 1
-            self.seconds += time.monotonic() - began
+            times.append(time.monotonic() - began)
+            self.seconds += times[-1]
+            if minutes is not None and not self._fitted and len(times) == LOOK:
+                self._fit(60 * minutes, statistics.fmean(times[LOOK // 4 :]))
+            schedule = self.schedule
             if not self.ranks.first:
                 continue
             if self.step % LOG == 0 or self.step == schedule.steps:
@@ -71,8 +79,15 @@ class Training:
             if self.step % schedule.save_every == 0 or self.step == schedule.steps:
                 self._save()
 
+    def _fit(self, seconds: float, step_seconds: float) -> None:
+        """Make the schedule one that takes so many seconds in all, unless it is shorter; from now on it stays so."""
+        left = max(0, int((seconds - self.seconds) / step_seconds))
+        steps = self.ranks.least(self.step + left)
+        self.schedule = replace(self.schedule, steps=min(self.schedule.steps, steps))
+        self._fitted = True
+
     def _train_one(self) -> dict[str, Any]:
-        schedule, trainee = self.config.train, self.trainee
+        schedule, trainee = self.schedule, self.trainee
         if self.step >= schedule.mxfp4_from * schedule.steps:
             trainee.pack_experts()
         rate = learning_rate(schedule, self.step)
@@ -93,6 +108,7 @@ class Training:
         self.tokens += sum(len(sample.ids) for sample in drawn)
         return {
             "step": self.step + 1,
+            "of": schedule.steps,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 1),
             "loss": round(loss.item(), 4),
@@ -114,6 +130,7 @@ class Training:
             "step": self.step,
             "tokens": self.tokens,
             "seconds": self.seconds,
+            "fitted": self.schedule.steps if self._fitted else 0,
         }
         part = self.folder / f"{STATE}.part"
         torch.save(state, part)
@@ -131,9 +148,11 @@ class Training:
         except (RuntimeError, KeyError, ValueError):
             raise ValueError(f"{path} is of another model: choose another folder, or remove it") from None
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
+        if steps := state.get("fitted", 0):
+            self.schedule, self._fitted = replace(self.schedule, steps=min(self.schedule.steps, steps)), True
         if self.ranks.first:
             self._forget()
-        if self.step >= self.config.train.mxfp4_from * self.config.train.steps:
+        if self.step >= self.schedule.mxfp4_from * self.schedule.steps:
             self.trainee.pack_experts()
 
     def _forget(self) -> None:

@@ -4,8 +4,11 @@ import itertools
 import json
 import random
 import shutil
+from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, GptOssForCausalLM
 from transformers.models.gpt_oss.modeling_gpt_oss import load_balancing_loss_func
 
+from yardmaster.demo import training as training_module
 from yardmaster.demo.batch import Batch
 from yardmaster.demo.config import DEFAULT, DemoConfig, Schedule, Shape
 from yardmaster.demo.count import Count
@@ -233,7 +237,34 @@ def test_the_log_of_steps_that_come_again_is_forgotten(folder, tmp_path):
         {"step": 1, "loss": 3.0},
         {"step": 2, "exact": {}},
     ]
-    assert log.read_text().count('"step": 3, "tokens"') == 1
+    assert log.read_text().count('"step": 3, "of": 3') == 1
+
+
+def test_minutes_make_a_schedule_shorter(folder, tmp_path, monkeypatch):
+    """By a clock that gives every step a second: forty seconds are forty steps, whenever the run was stopped."""
+    monkeypatch.setattr(training_module, "LOOK", 4)
+    monkeypatch.setattr(training_module, "time", SimpleNamespace(monotonic=partial(next, itertools.count())))
+    shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
+    schedule = Schedule(steps=1000, tokens=60, warm_up=2, evaluate_every=2000, evaluate_on=1, save_every=10)
+    config, lines = DemoConfig(SHAPE, schedule, 1200), []
+
+    def stop(line):
+        lines.append(line)
+        if line["step"] == 20:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        Training(config, tmp_path).run(stop, minutes=40 / 60)
+    Training(config, tmp_path).run(lines.append, minutes=1000)  # state.pt is of step 10, and knows how many there are
+    told = [(line["step"], line["of"]) for line in lines if "loss" in line]
+    assert told == [(10, 40), (20, 40), (20, 40), (30, 40), (40, 40)]
+    assert lines[-2]["learning_rate"] == pytest.approx(schedule.learning_rate * schedule.least_rate, rel=0.3)
+    assert "exact" in lines[-1]
+
+    shutil.copytree(folder / "tokenizer", tmp_path / "short" / "tokenizer")
+    short = Training(replace(config, train=replace(schedule, steps=6)), tmp_path / "short")
+    short.run(lines.append, minutes=1000)
+    assert short.step == 6
 
 
 @pytest.mark.parametrize("size", [2, 3])

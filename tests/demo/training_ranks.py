@@ -26,6 +26,7 @@ def main() -> list[dict[str, Any]]:
     training.Trainee = partial(Trainee, dtype=torch.float32)
     ranks = Ranks.met("cpu") if os.environ["WORLD_SIZE"] != "1" else Ranks()
     run = training.Training(DemoConfig(SHAPE, SCHEDULE), Path(os.environ["DEMO_FOLDER"]), ranks=ranks)
+    assert ranks.least(7 - ranks.rank) == 8 - ranks.size
     lines = []
     while run.step < SCHEDULE.steps:
         lines.append(run._train_one())
