@@ -21,6 +21,7 @@ from yardmaster.server.fair.keyring import Keyring
 from yardmaster.server.fair.refusals import LimitReached
 from yardmaster.server.fair.tenant import CALLER
 from yardmaster.server.http.config import HttpConfig
+from yardmaster.tests.server.fair.house import held
 
 TEXT = "/v1/completions"
 OWNER = "name:alice"
@@ -125,13 +126,7 @@ def test_half_of_the_tokens_stay_for_others(plain: Any, tmp_path: Path) -> None:
 def test_half_of_the_places_stay_for_others(plain: Any, tmp_path: Path, limits: str, at_once: int) -> None:
     async def go() -> None:
         answer = asyncio.Event()
-
-        def script(submit: Any) -> Iterator[Any]:
-            while not answer.is_set():
-                yield 0.002
-            yield from says(plain, 1)(submit)
-
-        plain.engine.script = script
+        plain.engine.script = held(says(plain, 1), answer)
         yard = Yard(plain, tmp_path, limits)
         running = yard.start(*(yard.line(n) for n in range(4)))
         async with asyncio.timeout(10):
