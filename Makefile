@@ -72,10 +72,13 @@ TRAIN = LD_PRELOAD=$(firstword $(wildcard /usr/lib/*/libjemalloc.so.2)) MALLOC_C
   $(BIN)/torchrun --standalone --nproc-per-node $(RANKS) -m yardmaster.demo train
 
 demo: $(STAMP) ## train the embedded model again, into build/demo, for MINUTES=105 at most: the longer, the more it learns
-	$(TRAIN) --folder build/demo --minutes $(MINUTES)
-	rm -rf build/demo/checkpoint
-	$(BIN)/python -m yardmaster.demo export build/demo/checkpoint
-	$(BIN)/python -m yardmaster.demo draw
+	$(TRAIN) --folder build/demo/first --minutes $$(($(MINUTES) * 5 / 9))
+	rm -rf build/demo/first/checkpoint build/demo/checkpoint
+	$(BIN)/python -m yardmaster.demo export build/demo/first/checkpoint --folder build/demo/first --bfloat16
+	$(TRAIN) --folder build/demo/deeper --config demo/deeper.toml --begin-with build/demo/first/checkpoint \
+	  --minutes $$(($(MINUTES) * 4 / 9))
+	$(BIN)/python -m yardmaster.demo export build/demo/checkpoint --folder build/demo/deeper --config demo/deeper.toml
+	$(BIN)/python -m yardmaster.demo draw --folder build/demo/deeper --directory build/demo
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,4 +1,4 @@
-"""What to train and how, read from a TOML file: demo/default.toml is the embedded model's."""
+"""What to train and how, read from a TOML file: demo/default.toml and deeper.toml are the embedded model's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Shape:
     `dense_layers`, counted from 0, have one gated product of `dense_width` in place of a mixture of experts.
     """
 
-    layers: int = 8
+    layers: int = 6
     hidden: int = 192
     heads: int = 6
     kv_heads: int = 2
@@ -77,7 +77,7 @@ class Schedule:
     tokens: int = 4096
     learning_rate: float = 2e-3
     warm_up: int = 100
-    least_rate: float = 0.02  # of the learning rate, where the cosine ends
+    least_rate: float = 0.1  # of the learning rate, where the cosine ends
     weight_decay: float = 0.05
     clip: float = 1.0
     router_aux_loss_coef: float = 0.02

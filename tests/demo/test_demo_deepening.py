@@ -71,11 +71,15 @@ def test_what_cannot_grow_is_refused(tmp_path):
             after.begin_with(tmp_path / "out")
 
 
-def test_the_embedded_model_has_the_default_shape():
+def test_the_embedded_model_is_a_deeper_default():
+    first, then = DemoConfig.read(DEFAULT), DemoConfig.read(DEFAULT.with_name("deeper.toml"))
+    assert then.vocabulary == first.vocabulary
+    assert replace(first.shape, layers=then.shape.layers) == then.shape
+    kinds = [[shape.attention[i % 2] for i in range(shape.layers)] for shape in (first.shape, then.shape)]
+    assert len(sources(*kinds)) == then.shape.layers
     stored = load_config(EMBEDDED)
-    shape = DemoConfig.read(DEFAULT).shape.model(stored.vocab_size)
     told = {name: getattr(stored, name) for name in ("quantization", "eos_token_ids", "pad_token_id")}
-    assert replace(shape, **told) == stored
+    assert replace(then.shape.model(stored.vocab_size), **told) == stored
 
 
 def test_layers_are_added_in_the_middle():
