@@ -107,7 +107,7 @@ def test_no_function_has_two_parameters_of_one_spelling():
 
 def test_names_of_unseen_functions_are_never_drawn_in_training():
     rng = random.Random(5)
-    trained = {tool["function"]["name"] for _ in range(1200) for tool in mix.draw(rng).tools}
+    trained = {tool["function"]["name"] for _ in range(1200) for tool in mix.Mix().draw(rng).tools}
     unseen = {
         tool["function"]["name"] for held_out in HELD_OUT for c in drawn("tools_unseen", held_out) for tool in c.tools
     }

@@ -130,7 +130,7 @@ def test_right_is_strict_on_results():
 
 def test_the_same_seed_draws_the_same_and_another_does_not():
     one, same, other = (
-        [mix.draw(rng) for _ in range(30)] for rng in (random.Random(9), random.Random(9), random.Random(8))
+        [mix.Mix().draw(rng) for _ in range(30)] for rng in (random.Random(9), random.Random(9), random.Random(8))
     )
     assert one == same
     assert one != other
@@ -138,7 +138,7 @@ def test_the_same_seed_draws_the_same_and_another_does_not():
 
 def test_the_mix_has_everything_in_it():
     rng = random.Random(4)
-    conversations = [mix.draw(rng) for _ in range(900)]
+    conversations = [mix.Mix().draw(rng) for _ in range(900)]
     kinds = [conversation.kind for conversation in conversations]
     assert set(kinds) == {*KINDS, "mix"}
     assert 0.2 < kinds.count("mix") / len(kinds) < 0.4
