@@ -48,6 +48,8 @@ class Mix:
 
 
 class _Weighted:
+    """Some of the kinds, each as often as its weight says."""
+
     def __init__(self, kinds: Iterable[registry.Weighted], weights: Mapping[str, float]) -> None:
         pairs = [(kind, weights.get(kind.name, usual)) for kind, usual in kinds]
         self._kinds = [kind for kind, _ in pairs]

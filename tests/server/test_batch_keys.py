@@ -21,7 +21,7 @@ from yardmaster.server.fair.keyring import Keyring
 from yardmaster.server.fair.refusals import LimitReached
 from yardmaster.server.fair.tenant import CALLER
 from yardmaster.server.http.config import HttpConfig
-from yardmaster.tests.server.fair.house import held
+from yardmaster.tests.server.fair.house import held, until
 
 TEXT = "/v1/completions"
 OWNER = "name:alice"
@@ -129,9 +129,7 @@ def test_half_of_the_places_stay_for_others(plain: Any, tmp_path: Path, limits: 
         plain.engine.script = held(says(plain, 1), answer)
         yard = Yard(plain, tmp_path, limits)
         running = yard.start(*(yard.line(n) for n in range(4)))
-        async with asyncio.timeout(10):
-            while len(plain.engine.submitted) < at_once:
-                await asyncio.sleep(0)
+        await until(lambda: len(plain.engine.submitted) >= at_once)
         await settled()
         assert (yard.alice.concurrent, len(plain.engine.submitted)) == (at_once, at_once)
         answer.set()

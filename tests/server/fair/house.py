@@ -71,7 +71,8 @@ def held(script: Callable[[Any], Any], answer: asyncio.Event) -> Callable[[Any],
 
 
 async def until(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(5):
+    """Return when it is true; fails after a while."""
+    async with asyncio.timeout(10):
         while not true():
             await asyncio.sleep(0.001)
 

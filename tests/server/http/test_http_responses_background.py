@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from yardmaster.server.http.service import Service
 from yardmaster.server.http.splitter import HarmonySplitter
 from yardmaster.server.responses import runs
 from yardmaster.server.responses.store import ResponseStore, StoreConfig
+from yardmaster.tests.server.fair.house import until
 from yardmaster.tests.server.http.responses_talk import (
     ANSWER,
     bare,
@@ -109,12 +110,6 @@ async def over(client: httpx.AsyncClient, identity: str) -> Any:
             return resource
         await asyncio.sleep(0.01)
     raise AssertionError("it never ended")
-
-
-async def until(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
-        while not true():
-            await asyncio.sleep(0.001)
 
 
 def test_in_the_background(harmony: Any) -> None:
