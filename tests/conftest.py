@@ -20,7 +20,8 @@ if not torch.cuda.is_available():
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many of us as cores
     torch.set_num_threads(1)
 
-hypothesis.settings.register_profile("ours", deadline=None)  # a busy machine is no fault of an example's
+# A busy machine is no fault of an example's: how long it took, or to think of it, says nothing.
+hypothesis.settings.register_profile("ours", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("ours")
 
 SERVER = Path(__file__).with_name("rank_server.py")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from yardmaster.cache.manager import CacheManager
@@ -115,7 +115,6 @@ def test_release_is_idempotent_and_knows_strangers() -> None:
     assert cache.pools[0].free == 3
 
 
-@settings(deadline=None)
 @given(
     size=st.integers(1, 4),
     window=st.sampled_from([None, 1, 2, 3, 8]),

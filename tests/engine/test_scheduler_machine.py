@@ -118,7 +118,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.yard.drain()
 
 
-quick = settings(max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=100, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow])
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = quick
 

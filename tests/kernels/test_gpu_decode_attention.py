@@ -245,7 +245,7 @@ def test_a_query_that_is_not_a_number_stays_alone() -> None:
     assert torch.equal(got, want)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_step(data: st.DataObject) -> None:
     case = make(

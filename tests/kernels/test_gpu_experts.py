@@ -115,7 +115,7 @@ def test_more_pairs_of_an_expert_than_a_tile_holds() -> None:
         _agree(moe_experts(x, keys, *weights, GLUS[0], plan=plan), want, keys, 2)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_size_and_any_choice_of_experts(data: st.DataObject) -> None:
     """Pairs of one expert or of all, keys that are none, experts without a pair; fewer experts than pairs, or more."""

@@ -13,7 +13,7 @@ from yardmaster.kernels.gpu.norm import add_norm, rms_norm
 from yardmaster.kernels.reference import norm as reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SOME = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SOME = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 EPS = 1e-5
 
 

@@ -15,7 +15,7 @@ from yardmaster.kernels.gpu.ungroup import ungroup
 from yardmaster.kernels.reference import permute as reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SOME = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SOME = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(autouse=True)

@@ -237,7 +237,7 @@ def test_a_token_that_is_not_a_number_stays_alone() -> None:
     assert torch.equal(got, want)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_chunks(data: st.DataObject) -> None:
     small = st.tuples(st.integers(0, 37), st.integers(0, 11))

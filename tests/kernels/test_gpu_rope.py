@@ -14,7 +14,7 @@ from yardmaster.kernels.gpu.rope import rope_
 from yardmaster.kernels.reference import rope as reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SOME = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SOME = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def views(tokens: int, heads: int, kv_heads: int, width: int, dtype: torch.dtype = torch.float32) -> tuple:

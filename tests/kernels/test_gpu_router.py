@@ -20,7 +20,7 @@ from yardmaster.tests.kernels.odd_logits import odd_router
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
-SOME = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SOME = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 RULES = {
     "gpt-oss": RoutingRule(4, "top_softmax"),

@@ -22,7 +22,7 @@ from yardmaster.kernels.reference import sampling as reference  # noqa: E402
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 DRAWS = 4000 if GPU else 10
-SOME = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SOME = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 VOCABS = (1, 2, 7, 1000, 1024, 2100)
 
 

@@ -15,7 +15,7 @@ from yardmaster.kernels.gpu.score import score
 from yardmaster.kernels.reference.sampling import score as twin
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SOME = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SOME = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(autouse=True)

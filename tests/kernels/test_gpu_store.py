@@ -19,7 +19,7 @@ from yardmaster.kernels.gpu.store import store
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FP8 = torch.float8_e4m3fn
-SOME = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SOME = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def views(tokens: int, heads: int, kv_heads: int, width: int, dtype: torch.dtype = torch.float32) -> tuple:

@@ -64,7 +64,7 @@ params = st.tuples(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(params, st.sampled_from(VOCABS), st.integers(0, 2**31), st.booleans())
 def test_filters_match_numpy(p: tuple, vocab: int, seed: int, coarse: bool) -> None:
     logits = normal(3, vocab, seed)
@@ -78,7 +78,7 @@ def test_filters_match_numpy(p: tuple, vocab: int, seed: int, coarse: bool) -> N
         assert line.sum() == pytest.approx(1.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(params, st.sampled_from(VOCABS[1:]), st.integers(0, 2**31))
 def test_filters_match_transformers(p: tuple, vocab: int, seed: int) -> None:
     temperature, min_p, top_k, top_p = p
@@ -141,7 +141,7 @@ def splitmix(x: int) -> int:
     return x ^ (x >> 31)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, 1 << 20))
 def test_uniform_is_the_documented_hash(seed: int, index: int) -> None:
     word = (1 << 64) - 1

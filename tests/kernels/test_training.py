@@ -32,7 +32,7 @@ def _close(pairs, tolerance):
         assert (mine - twin).abs().max() <= tolerance * (1 + twin.abs().max()) if twin.numel() else mine.numel() == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.integers(1, 40), width=st.integers(1, 70), slots=st.integers(0, 5), seed=st.integers(0, 2**31))
 def test_norm(rows, width, slots, seed):
     torch.manual_seed(seed)
@@ -48,7 +48,7 @@ def test_norm(rows, width, slots, seed):
     _close(pairs, 1e-5)  # the twin rounds to float32 inside
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     tokens=st.integers(0, 200),
     count=st.integers(1, 9),
@@ -76,7 +76,7 @@ def test_experts(tokens, count, k, limit, seed):
 
 @pytest.mark.parametrize("window", [None, 1, 7, 40, 70])
 @pytest.mark.parametrize("sinks", [True, False])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     chunks=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 150)), min_size=0, max_size=6),
     seed=st.integers(0, 2**31),

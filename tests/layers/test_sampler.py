@@ -91,7 +91,7 @@ def sampling_rows(draw: st.DrawFn, vocab: int) -> SamplingRow:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data(), st.sampled_from([1, 2, 17, 1009, 1499]), st.integers(0, 2**31))
 def test_each_row_matches_the_oracle_alone_and_in_any_order(data: st.DataObject, vocab: int, seed: int) -> None:
     rows = data.draw(st.lists(sampling_rows(vocab), min_size=1, max_size=6))

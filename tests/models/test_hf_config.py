@@ -316,7 +316,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from([*HUB, "rope_parameters", "dtype"]), VALUES, max_size=4))
 def test_nothing_else_is_raised(tmp_path: Path, changes: dict[str, Any]) -> None:
     message = ""

@@ -107,7 +107,7 @@ def test_errors_are_told_up_to_a_bound(tmp_path: Path) -> None:
     assert message.isprintable()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200), st.integers(0, 2**32))
 def test_no_bytes_make_it_fail_otherwise(noise: bytes, seed: int) -> None:
     draw = random.Random(seed)

@@ -201,7 +201,7 @@ def test_no_descriptor_leaks(tmp_path: Path) -> None:
     assert not open_files(tmp_path)
 
 
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @FUZZ

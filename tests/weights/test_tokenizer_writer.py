@@ -54,7 +54,7 @@ def test_the_true_ids() -> None:
     assert tokenizer.decode(list(true.values())) == ""
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text())
 def test_any_text_comes_back(text: str) -> None:
     assert SMALL.decode(SMALL.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text

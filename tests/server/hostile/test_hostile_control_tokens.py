@@ -181,7 +181,7 @@ def test_no_text_of_a_request_is_a_control_token(door: Door, path: str) -> None:
     expected = door.marks(door.prompt(path, body([f"k{place}" for place in range(PLACES)])))
     assert len(set(expected)) >= 3
 
-    @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=8, suppress_health_check=list(HealthCheck))
     @given(st.lists(hostile, min_size=PLACES, max_size=PLACES))
     def check(texts: list[str]) -> None:
         ids = door.prompt(path, body([f"k{place}{text}" for place, text in enumerate(texts)]))

@@ -35,7 +35,7 @@ MESSAGES = st.lists(
 PATHS = st.sampled_from(["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(path=PATHS, fields=st.dictionaries(NAMES, ANYTHING, max_size=3), messages=MESSAGES, valid=st.booleans())
 def test_no_body_is_an_accident(harmony: Any, path: str, fields: Any, messages: Any, valid: bool) -> None:
     base = {"messages": [{"role": "user", "content": "hi"}]} if valid else {"messages": messages}

@@ -205,7 +205,7 @@ def test_any_output_is_an_answer_and_the_same_streamed(harmony: Any) -> None:
         ]
     )
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(
         st.lists(pieces, min_size=1, max_size=12).map("".join), st.integers(1, 5), st.sampled_from(["stop", "length"])
     )

@@ -32,7 +32,7 @@ def mended(text: str) -> Any:
     return json.loads(results.pop()[0])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(OBJECTS, st.booleans(), st.sampled_from([None, 1, "\t"]), st.integers(1, 9))
 def test_valid_objects_stay_what_they_are(value: dict[str, Any], ascii: bool, indent: Any, size: int) -> None:
     text = json.dumps(value, ensure_ascii=ascii, indent=indent)
@@ -41,7 +41,7 @@ def test_valid_objects_stay_what_they_are(value: dict[str, Any], ascii: bool, in
     assert not flag
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(OBJECTS, st.data())
 def test_what_breaks_off_is_an_object(value: dict[str, Any], data: Any) -> None:
     text = json.dumps(value)
@@ -54,7 +54,7 @@ def test_what_breaks_off_is_an_object(value: dict[str, Any], data: Any) -> None:
         assert found[key] == value[key]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.lists(
         st.sampled_from(

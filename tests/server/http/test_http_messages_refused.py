@@ -259,7 +259,7 @@ def test_no_body_is_an_error_of_ours(harmony: Any) -> None:
     seen = set()
     app = harmony.app()
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=150, suppress_health_check=list(HealthCheck))
     @given(fields, st.sampled_from([PATH, COUNT]))
     def check(body: dict[str, Any], path: str) -> None:
         response = send(app, BODY | body, path)

@@ -202,7 +202,7 @@ def test_a_stop_string_ends_the_content_alone(play: Play) -> None:
 
 @pytest.mark.parametrize("skip", [True, False])
 def test_without_tools_and_reasoning_it_is_the_plain_one(play: Play, tokenizer: Tokenizer, skip: bool) -> None:
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.integers(0, tokenizer.vocab_size + 2), max_size=20), st.sampled_from(["stop", "length"]))
     def check(ids: list[int], finish: str) -> None:
         plain = PlainSplitter(tokenizer, skip)
@@ -218,7 +218,7 @@ def test_any_tokens_are_an_answer_and_the_same_in_any_chunks(play: Play, tokeniz
     words = st.sampled_from(['{"name": "now", "arguments": {"a": 1}}', "now", "functions.now:0", "{}", "é", "\n"])
     tokens = st.lists(st.one_of(pieces, words.map(tokenizer.encode)), max_size=16)
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=100, suppress_health_check=list(HealthCheck))
     @given(tokens, st.integers(1, 6), st.sampled_from(["stop", "length"]), st.booleans())
     def check(parts: list[list[int]], size: int, finish: str, skip: bool) -> None:
         ids = [token for part in parts for token in part]

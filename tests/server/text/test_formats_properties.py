@@ -18,7 +18,7 @@ from yardmaster.server.text.formats.registry import TOOL_PARSERS
 
 FUNCTIONS = ("f", "get_weather")
 NAMES = sorted(TOOL_PARSERS)
-QUICK = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=100, suppress_health_check=list(HealthCheck))
 Item = str | tuple[str]  # a text, or (marker,) for a control token
 
 

@@ -281,7 +281,7 @@ def test_no_text_becomes_a_control_token(tokenizer_of: TokenizerOf) -> None:
 
     expected = [token for token in ids("x") if token in tokenizer.special_ids]
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=100, suppress_health_check=list(HealthCheck))
     @given(texts.filter(bool))
     def check(text: str) -> None:
         found = ids(text)

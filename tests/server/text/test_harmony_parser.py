@@ -24,7 +24,7 @@ from yardmaster.server.text.tokenizer import Tokenizer
 
 TokenizerOf = Callable[[str], Tokenizer]
 Said = tuple[str, str, str | None]  # channel, text, recipient
-QUICK = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=300, suppress_health_check=list(HealthCheck))
 
 
 def messages(events: Iterable[Event]) -> list[tuple[MessageStart, str, MessageEnd]]:
@@ -332,7 +332,7 @@ def test_what_is_well_formed_comes_back_as_it_is(tokenizer_of: TokenizerOf) -> N
     bodies = st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable())
     recipients = st.sampled_from([None, "functions.f", "python"])
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=150, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.tuples(channels, bodies, recipients), max_size=5), st.booleans(), st.integers(1, 9))
     def check(expected: list[Said], early: bool, step: int) -> None:
         prompt = tokenizer.encode_trusted("<|start|>assistant")

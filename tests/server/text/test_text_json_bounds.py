@@ -31,7 +31,7 @@ def count(value: Any) -> tuple[int, int, int]:
     return strings, nested + 1, commas + max(len(value) - 1, 0)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(value=ANYTHING, ascii=st.booleans())
 def test_the_count_is_exact(value: Any, ascii: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii).encode()

@@ -13,7 +13,7 @@ from yardmaster.server.text.detokenizer import Detokenizer
 from yardmaster.server.text.stop import StopMatcher
 from yardmaster.server.text.tokenizer import Tokenizer
 
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 TokenizerOf = Callable[[str], Tokenizer]
 
 
@@ -93,7 +93,7 @@ def naive(text: str, stops: Sequence[str], include: bool) -> tuple[str, str | No
 LETTERS = st.text("ab€", max_size=30)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(LETTERS, st.lists(st.text("ab€", min_size=1, max_size=6), max_size=4), CUTS, st.booleans())
 @example("abcabd", ["abd", "cab"], [3], False)
 @example("aab", ["ab", "aab"], [1, 2], False)
@@ -106,7 +106,7 @@ def test_stop_matches_a_naive_search(text: str, stops: list[str], cuts: list[int
         assert matcher.feed("ab") == matcher.finish() == ""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(LETTERS, st.lists(st.text("ab€", min_size=1, max_size=6), min_size=1, max_size=4))
 def test_no_more_is_held_back_than_a_stop_string_may_need(text: str, stops: list[str]) -> None:
     matcher = StopMatcher(stops)
@@ -122,7 +122,7 @@ def test_no_more_is_held_back_than_a_stop_string_may_need(text: str, stops: list
         assert out == seen[: len(seen) - need]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.text("ab", max_size=3), max_size=12), st.integers(0, 8))
 def test_text_of_the_first_tokens_is_not_searched(tokens: list[str], minimum: int) -> None:
     matcher = StopMatcher(["ab", "bb"], min_tokens=minimum)

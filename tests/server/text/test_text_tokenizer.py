@@ -18,7 +18,7 @@ from yardmaster.server.text.tokenizer import Tokenizer, TokenizerError
 
 KINDS = ["harmony", "qwen", "llama", "phi", "mistral", "unigram", "wordpiece"]
 TokenizerOf = Callable[[str], Tokenizer]
-QUICK = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=80, suppress_health_check=list(HealthCheck))
 
 
 def pieces(tokenizer: Tokenizer) -> st.SearchStrategy[str]:
