@@ -18,6 +18,7 @@ from ..experts.resident import ResidentExperts
 from ..experts.swizzled import SwizzledExperts
 from ..kernels.cpu.host import available
 from ..kernels.device import triton_runs_on
+from ..kernels.gpu.toolchain import check_toolchain
 from ..kernels.gpu.tuning import Plans, tuning_file
 from ..models.config import ModelConfig
 from ..models.gpt_oss import SLIDING, GptOss
@@ -26,6 +27,7 @@ from ..parallel.dispatch.base import Counters, Dispatcher
 from ..parallel.dispatch.build import build as build_dispatcher
 from ..parallel.heads import split_heads
 from ..parallel.mesh import Mesh
+from ..parallel.rendezvous import Rendezvous
 from ..weights import dummy
 from ..weights.checkpoint import Checkpoint
 from ..weights.load import load
@@ -98,6 +100,8 @@ def build_executor(config: EngineConfig, mesh: Mesh, report: Callable[[str], Non
 
     model = make.model(mesh.device)
     _fill(model, path, config, report)
+    if mesh.world.size > 1:
+        Rendezvous().meet("loaded")  # what comes now may be collective, and has a collective's deadline
     if make.compiled:
         from ..kernels.cpu.warm import warm  # needs llvmlite, which `available` has found
 
@@ -141,9 +145,13 @@ def keeps_packed(flag: str, model: ModelConfig, device: torch.device) -> bool:
 
 
 def measured_plans(device: torch.device, report: Callable[[str], None]) -> Plans | None:
-    """Tiles for the expert kernels: what `yardmaster tune` measured on such a device. None without Triton."""
+    """Tiles for the expert kernels: what `yardmaster tune` measured on such a device. None without Triton.
+
+    Raises ValueError when Triton is there and cannot compile.
+    """
     if not triton_runs_on(device):
         return None
+    check_toolchain()
     properties = torch.cuda.get_device_properties(device)
     plans, path = Plans(properties.multi_processor_count), tuning_file(properties.name)
     if found := plans.load(path):
@@ -158,7 +166,7 @@ def graph_sizes(config: EngineConfig, mesh: Mesh, dtype: torch.dtype) -> list[in
     """
     if config.enforce_eager or dtype != torch.bfloat16 or not triton_runs_on(mesh.device):
         return []
-    if mesh.ep.size > 1 or mesh.etp.size > 1:
+    if max(mesh.tp.size, mesh.ep.size, mesh.etp.size) > 1:
         return []
     return capture_sizes(min(config.scheduler.max_num_seqs, config.max_cudagraph_capture_size or 1 << 16))
 

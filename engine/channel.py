@@ -23,6 +23,7 @@ import zmq
 import zmq.asyncio
 from zmq.auth.asyncio import AsyncioAuthenticator
 from zmq.utils import z85
+from zmq.utils.monitor import recv_monitor_message
 
 from .messages import FromEngine, ToEngine, decode_from_engine, decode_to_engine, encode
 
@@ -33,6 +34,7 @@ AGENT = "agent"  # the peer that is no rank: the launcher, which knows how a ran
 MIN_SECRET = 16
 _MAX_TO_ENGINE = 64 << 20  # a prompt of a million tokens is 5 MB
 _MAX_FROM_ENGINE = 1 << 30  # prompt logprobs of a long prompt, 20 a token
+_KEEPALIVE = {zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 30, zmq.TCP_KEEPALIVE_INTVL: 10, zmq.TCP_KEEPALIVE_CNT: 3}
 _MAX_IPC_PATH = 100  # of the 107 bytes that a Unix socket's address holds
 
 
@@ -118,13 +120,19 @@ class FrontSocket:
 
 
 class RankSocket:
-    """A rank's (or the agent's) end: blocking, for the one thread that made it."""
+    """A rank's (or the agent's) end: blocking, for the one thread that made it.
+
+    ZeroMQ would connect again after a connection broke, and say nothing of the messages that were lost with it; here
+    that is the end.
+    """
 
     def __init__(self, address: str, name: str) -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt_string(zmq.IDENTITY, name)
         _limit(self._socket, _MAX_TO_ENGINE)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        self._connected = self._lost = False
         if address.startswith("tcp:"):
             self._socket.ipv6 = True
             self._socket.curve_serverkey = _key("front")[0]
@@ -135,14 +143,19 @@ class RankSocket:
         self._socket.send(encode(message))
 
     def receive(self, timeout_seconds: float) -> list[ToEngine]:
-        """All that has come; waits up to `timeout_seconds` for the first. What is none of ours is logged, skipped."""
+        """All that has come; waits up to `timeout_seconds` for the first. What is none of ours is logged, skipped.
+
+        Raises ConnectionError when the connection broke and all that came before has been received.
+        """
+        self._socket.poll(int(timeout_seconds * 1000))
+        self._watch()  # first: what arrived before the end is then found behind it
         messages: list[ToEngine] = []
-        if not self._socket.poll(int(timeout_seconds * 1000)):
-            return messages
         while True:
             try:
                 body = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
+                if self._lost and not messages:
+                    raise ConnectionError("the connection to the front end broke") from None
                 return messages
             try:
                 messages.append(decode_to_engine(body))
@@ -151,8 +164,16 @@ class RankSocket:
 
     def close(self, linger_seconds: float = 1.0) -> None:
         """Wait up to `linger_seconds` for what was sent to leave."""
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
         self._socket.close(linger=int(linger_seconds * 1000))
         self._context.term()
+
+    def _watch(self) -> None:
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)["event"]
+            self._lost |= self._connected and event == zmq.EVENT_DISCONNECTED
+            self._connected |= event == zmq.EVENT_HANDSHAKE_SUCCEEDED
 
 
 class _Keyholders:
@@ -176,4 +197,5 @@ def _limit(socket: zmq.Socket | zmq.asyncio.Socket, max_bytes: int) -> None:
     socket.setsockopt(zmq.SNDHWM, 0)
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
-    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE.items():  # a connection that is silently gone is missed within a minute
+        socket.setsockopt(option, value)

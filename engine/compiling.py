@@ -8,8 +8,6 @@ from concurrent.futures import Future
 from .grammar import COMPILE_SECONDS, Grammar, GrammarCompiler, GrammarError
 from .messages import RequestOutput, Submit
 
-PATIENCE = 0.002  # seconds between two looks
-
 
 class Compiling:
     """Pending requests of one leader. `compiler` None: there are no grammars here."""
@@ -54,10 +52,6 @@ class Compiling:
                 continue
             del self._pending[request_id]
         return answers
-
-    def patience(self, seconds: float) -> float:
-        """How long the loop may wait for something else."""
-        return min(seconds, PATIENCE) if self._pending else seconds
 
 
 def refusal(message: Submit, error: Exception) -> RequestOutput:

@@ -71,7 +71,7 @@ class CudaCapture:
 
 
 class DecodeGraphs:
-    """Captured steps of single tokens. Needs a dispatcher that sends nothing to other ranks, whatever `tp` is.
+    """Captured steps of single tokens. Needs a dispatcher that sends nothing to other ranks.
 
     `share` sends the sampled tokens to the other ranks of the group, for steps that are planned before they are known.
     """

@@ -27,6 +27,8 @@ from .scheduler import QueueFull, Scheduler
 from .step import Executor, Launched
 
 IDLE_BEAT = 0.5  # seconds; well below any collective's deadline, for the others wait in one meanwhile
+COMPILING_BEAT = 0.002  # between two looks at grammars that are being compiled, when there is nothing else to do
+IDLE_STATE, COMPILING_STATE, WORKING_STATE = range(3)  # of a group
 
 
 class Control(Share, Protocol):
@@ -76,7 +78,7 @@ class Leader:
         self._executor = executor
         self._control = control
         self._wire = wire
-        self._idle_beat = idle_beat
+        self._waits = {IDLE_STATE: idle_beat, COMPILING_STATE: min(COMPILING_BEAT, idle_beat), WORKING_STATE: 0.0}
         self._stats: EngineStats | None = None
         self._launched: deque[tuple[StepPlan, Launched]] = deque()
         self._compiling = Compiling(grammars)
@@ -89,22 +91,27 @@ class Leader:
 
     def run(self) -> None:
         """Raises what the control channel and the executor raise: after that, the run is over."""
-        awake = False
+        state = IDLE_STATE  # of the group that has most to do
         while True:
-            refused, stop = self._take_in(self._compiling.patience(0.0 if awake else self._idle_beat))
+            refused, stop = self._take_in(self._waits[state])
             plan = self._scheduler.schedule()
-            agreed = self._control.agree([plan.num_tokens, stop, self._scheduler.has_work or bool(self._compiling)])
+            agreed = self._control.agree([plan.num_tokens, stop, self._state()])
             if any(stopping for _, stopping, _ in agreed):
                 self._control.share_bytes(STOP)
                 return
             busy = any(tokens for tokens, _, _ in agreed)
-            awake = any(working for _, _, working in agreed)
+            state = max(states for _, _, states in agreed)
             self._control.share_bytes(encode_plan(plan) if busy else IDLE)
             if busy:
                 self._launched.append((plan, self._executor.launch(plan, self._scheduler.rows(plan))))
-            elif not awake:
+            elif state < WORKING_STATE:
                 self._executor.rest()
             self._tell(refused + self._collect(self._scheduler.ahead if busy else 0))
+
+    def _state(self) -> int:
+        if self._scheduler.has_work:
+            return WORKING_STATE
+        return COMPILING_STATE if self._compiling else IDLE_STATE
 
     def _collect(self, ahead: int) -> list[RequestOutput]:
         """What the steps have brought, but for the `ahead` last ones, which the device may still be working on."""

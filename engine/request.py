@@ -146,11 +146,10 @@ class Request:
         self.output.append(token_id)
         self.promised -= 1
         length = len(self.output)
-        if self.grammar is not None and self.grammar.ended and token_id not in self.stop_token_ids:
+        stops = token_id in self.eos or token_id in self.stop_token_ids
+        if (self.grammar is not None and self.grammar.ended) or (stops and length >= self.params.min_tokens):
             self.finish_reason = "stop"
-        elif length >= self.params.min_tokens and (token_id in self.eos or token_id in self.stop_token_ids):
-            self.finish_reason = "stop"
-            self.stop_reason = None if token_id in self.eos else token_id
+            self.stop_reason = token_id if stops and token_id not in self.eos else None
         elif length >= self.params.max_tokens or len(self.prompt) + length >= max_model_len:
             self.finish_reason = "length"
 

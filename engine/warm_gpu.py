@@ -18,6 +18,7 @@ from .runner import ModelRunner
 from .sampling_params import SamplingParams
 from .scheduler import SchedulerConfig
 from .step import SamplingRow
+from .step_clock import StepClock
 
 
 def warm_gpu(runner: ModelRunner, counters: Counters, limits: SchedulerConfig) -> float:
@@ -27,7 +28,7 @@ def warm_gpu(runner: ModelRunner, counters: Counters, limits: SchedulerConfig) -
     second start is fast.
     """
     began = time.perf_counter()
-    with uncounted(counters):
+    with uncounted(runner, counters):
         most = min(limits.max_num_batched_tokens, _longest(runner))
         tokens = 1
         while tokens <= rounded(limits.max_num_batched_tokens):
@@ -46,7 +47,7 @@ def warm_gpu(runner: ModelRunner, counters: Counters, limits: SchedulerConfig) -
 def capture_graphs(runner: ModelRunner, counters: Counters, sizes: list[int], max_model_len: int) -> tuple[float, int]:
     """Give the runner its decode graphs; the seconds that it took, and the bytes of the device that they hold."""
     began, free = time.perf_counter(), torch.cuda.mem_get_info()[0]
-    with uncounted(counters), torch.inference_mode():
+    with uncounted(runner, counters), torch.inference_mode():
         runner.graphs = DecodeGraphs(
             runner.model,
             runner.store,
@@ -62,12 +63,13 @@ def capture_graphs(runner: ModelRunner, counters: Counters, sizes: list[int], ma
 
 
 @contextmanager
-def uncounted(counters: Counters) -> Iterator[None]:
-    """What runs inside is not traffic."""
+def uncounted(runner: ModelRunner, counters: Counters) -> Iterator[None]:
+    """What runs inside is neither traffic nor time at work."""
     before = replace(counters)
     yield
     for counter in fields(before):
         setattr(counters, counter.name, getattr(before, counter.name))
+    runner.clock = StepClock(runner.builder.device)
 
 
 def _run(runner: ModelRunner, counts: list[int]) -> None:

@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 CONFIG_VARIABLE = "YARDMASTER_ENGINE"
 ADDRESS_VARIABLE = "YARDMASTER_FRONT"
-_LOADING_SECONDS = 3600.0  # how much sooner than the last rank the first may have its weights
 
 Build = Callable[[EngineConfig, "Mesh", Callable[[str], None]], "BuiltEngine"]
 
@@ -73,7 +72,7 @@ def run_worker(
         from ..parallel.control import lost_peers
 
         symptom = lost_peers(error)
-        if symptom or (not started and isinstance(error, ValueError | OSError)):
+        if symptom or isinstance(error, ConnectionError) or (not started and isinstance(error, ValueError | OSError)):
             reporter.fail(str(error) or type(error).__name__, symptom)
         else:
             log.error("rank %d failed\n%s", rank, traceback.format_exc())
@@ -117,7 +116,7 @@ def _run(
     if layout.world_size > 1:
         from ..parallel.rendezvous import Rendezvous
 
-        Rendezvous().meet("ready", _LOADING_SECONDS)
+        Rendezvous().meet("ready")
     control = Control(mesh)
     on_ready(control)
     if leader:

@@ -14,7 +14,7 @@ from ..weights.slot import Slot, into
 class TopKRouter(nn.Module):
     """gpt-oss: logits with a bias, the k largest, softmax over those k. Small, so every rank holds it whole.
 
-    x_TD -> (ids_TK int64, weights_TK float32). Counts on the device how often each expert was chosen.
+    x_TD -> (ids_TK int64, weights_TK float32). `chosen_E` counts on the device how often each was chosen, int64.
     """
 
     def __init__(self, hidden: int, num_experts: int, k: int, *, dtype: torch.dtype, device: torch.device) -> None:
@@ -22,15 +22,15 @@ class TopKRouter(nn.Module):
         self.rule = RoutingRule(k, "top_softmax")
         self.weight = weight(num_experts, hidden, dtype=dtype, device=device)
         self.bias = weight(num_experts, dtype=dtype, device=device)
-        self._load = torch.zeros(num_experts, dtype=torch.int64, device=device)
+        self.chosen_E = torch.zeros(num_experts, dtype=torch.int64, device=device)
 
     def forward(self, x_TD: torch.Tensor, live_T: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """A row where `live_T` is negative is padding: it chooses the expert that is not there, E, uncounted."""
-        return router(x_TD, self.weight, self.bias, self.rule, None, self._load, live_T)
+        return router(x_TD, self.weight, self.bias, self.rule, None, self.chosen_E, live_T)
 
     def load(self) -> torch.Tensor:
-        """How often each expert was chosen since the start: int64 (E,), a copy. Any thread may ask."""
-        return self._load.clone()
+        """`chosen_E` as it is when the steps launched so far are done. Any thread may ask."""
+        return self.chosen_E.clone()
 
     def slots(self, prefix: str) -> list[Slot]:
         return [

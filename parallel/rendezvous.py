@@ -11,6 +11,8 @@ import torch.distributed as dist
 
 from .collectives import RankLost
 
+LOADING_SECONDS = 3600.0  # how much sooner than the last rank the first may have its weights
+
 
 class Rendezvous:
     """The store that torchrun's environment names (MASTER_ADDR, MASTER_PORT), under a prefix of our own.
@@ -37,7 +39,7 @@ class Rendezvous:
         except RuntimeError as error:
             raise RankLost(f"no rank published {key!r} within {timeout_seconds:.0f} s") from error
 
-    def meet(self, key: str, timeout_seconds: float) -> None:
+    def meet(self, key: str, timeout_seconds: float = LOADING_SECONDS) -> None:
         """Return when every rank has called this with `key`. Raises RankLost."""
         self.publish(f"{key}/{self._rank}", "here")
         for rank in range(self._world_size):

@@ -151,6 +151,16 @@ def test_a_grammar_rules_over_min_tokens_and_knows_log_probabilities(checkpoint,
     assert all(len(output.logprobs or []) == 1 for output in heard["a"])
 
 
+@pytest.mark.parametrize("at_least", [0, 20])
+def test_the_end_of_a_grammar_ends_the_answer_whatever_else_its_token_is(checkpoint, tokenizer, at_least):
+    end = special("<|return|>")
+    heard = run(checkpoint, [submit("a", HARMONY, min_tokens=at_least, stop_token_ids=(end,))], 1)
+    assert text_of(tokenizer, heard["a"]) in ("<|channel|>final<|message|>yes", "<|channel|>final<|message|>no")
+    assert [token for output in heard["a"] for token in output.token_ids].count(end) == 1
+    assert heard["a"][-1].finish_reason == "stop"
+    assert heard["a"][-1].stop_reason is None  # an end token of the model's own
+
+
 def test_what_cannot_be_compiled_is_refused_and_disturbs_nobody(checkpoint):
     bad = {
         "syntax": "start: (",
