@@ -11,12 +11,14 @@ comes after `--` goes to the parts' own command lines. Exits 1 when a result is 
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+GRACE_SECONDS = 30.0  # between being told to end and being ended
 TESTS = Path(__file__).parent.parent / "tests"
 
 PARTS = {
@@ -64,8 +66,13 @@ def run(part: str, line: list[str], out: Path | None, seconds: float) -> str:
     """Run one part and show what it prints as it comes; why it failed, or nothing."""
     log = (out / f"{part}.txt").open("w") if out else None
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    limit = threading.Timer(seconds, process.kill)
-    limit.start()
+    limits = [
+        threading.Timer(seconds, process.send_signal, [signal.SIGINT]),  # so that it ends what it has started
+        threading.Timer(seconds + GRACE_SECONDS, process.kill),
+    ]
+    began = time.monotonic()
+    for limit in limits:
+        limit.start()
     try:
         assert process.stdout is not None
         for text in process.stdout:
@@ -74,10 +81,11 @@ def run(part: str, line: list[str], out: Path | None, seconds: float) -> str:
                 log.write(text)
         code = process.wait()
     finally:
-        limit.cancel()
+        for limit in limits:
+            limit.cancel()
         if log:
             log.close()
-    if code == -9:
+    if time.monotonic() - began > seconds:
         return f"ended: more than {seconds:.0f} s"
     return f"exit {code}" if code else ""
 

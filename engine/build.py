@@ -166,6 +166,8 @@ def graph_sizes(config: EngineConfig, mesh: Mesh, dtype: torch.dtype) -> list[in
     """
     if config.enforce_eager or dtype != torch.bfloat16 or not triton_runs_on(mesh.device):
         return []
+    if config.expert_dtype not in ("auto", "mxfp4", "bfloat16"):
+        return []
     if max(mesh.tp.size, mesh.ep.size, mesh.etp.size) > 1:
         return []
     return capture_sizes(min(config.scheduler.max_num_seqs, config.max_cudagraph_capture_size or 1 << 16))

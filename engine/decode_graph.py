@@ -30,8 +30,12 @@ _FIELDS = 9  # of Rows and Draw
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Of a step of B rows: logits, the tokens sampled from them, and which logits are broken. Good until the next."""
+    """Of a step of B rows: their slots, logits, the tokens sampled from them, and which logits are broken.
 
+    Good until the next.
+    """
+
+    slots_B: torch.Tensor
     logits_BV: torch.Tensor
     token_ids_B: torch.Tensor
     broken_B: torch.Tensor
@@ -52,15 +56,16 @@ class CudaCapture:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        # Our own, and the same for all: cuBLAS keeps a workspace a stream, which must live as long as the graphs do.
+        self._stream = torch.cuda.Stream()
 
     def __call__(self, run: Callable[[], Decoded]) -> Callable[[], Decoded]:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # compiles, and makes libraries allocate what they keep
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):  # compiles, and makes libraries allocate what they keep
             run()
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             decoded = run()
 
         def replay() -> Decoded:
@@ -90,6 +95,7 @@ class DecodeGraphs:
     ) -> None:
         self._model, self._store, self._builder, self._tp = model, store, builder, tp
         self._longest, self._share = max_model_len, share
+        self._moes = model.moes()
         self._sizes = sorted(sizes)
         self._logits = torch.empty((self._sizes[-1], model.config.vocab_size), dtype=model.dtype, device=builder.device)
         self._inputs: dict[int, torch.Tensor] = {}
@@ -114,7 +120,11 @@ class DecodeGraphs:
             host = host.pin_memory()
         self._inputs[size].copy_(host, non_blocking=True)
         decoded = self._replays[size]()
-        return Decoded(decoded.logits_BV[:count], decoded.token_ids_B[:count], decoded.broken_B[:count])
+        for moe in self._moes:  # what a replay does not count
+            moe.dispatcher.counters.expert_rows += count * self._model.config.experts_per_token
+        return Decoded(
+            decoded.slots_B[:count], decoded.logits_BV[:count], decoded.token_ids_B[:count], decoded.broken_B[:count]
+        )
 
     def replay_of(self, count: int) -> Callable[[], Decoded]:
         """Runs a step of `count` rows, or a few more, once more on whatever inputs it had last: to be timed."""
@@ -145,6 +155,6 @@ class DecodeGraphs:
             if self._share:
                 self._tp.broadcast_(token_ids_B)
             self._builder.remember(slots_B, token_ids_B)
-            return Decoded(logits_BV, token_ids_B, broken_B)
+            return Decoded(slots_B, logits_BV, token_ids_B, broken_B)
 
         return run

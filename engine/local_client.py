@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -72,6 +74,8 @@ class LocalEngineClient:
             self._reports.cancel()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+        self._counters = self._wire = None  # they hold the model
+        await asyncio.to_thread(_free)
 
     @property
     def dead(self) -> str | None:
@@ -137,6 +141,14 @@ class LocalEngineClient:
         self._counters = lambda: report_of(0, built)
         self._max_model_len = built.max_model_len
         return Leader.of(self._config, 0, built, Control(mesh), wire)
+
+
+def _free() -> None:
+    """Give back what nobody holds any more, on a GPU to its driver: the next engine asks that what is free."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 class _QueueWire:

@@ -72,8 +72,7 @@ class ModelRunner:
             return NOTHING
         if not any(row.beyond_draw for row in rows):
             return _Launched(SampledTokens(decoded.token_ids_B, decoded.broken_B), rows) if self.leader else NOTHING
-        slots_S = torch.tensor([share.slot for share in plan.shares], device=self.builder.device)
-        return self._sample(decoded.logits_BV, slots_S, rows)
+        return self._sample(decoded.logits_BV, decoded.slots_B, rows)
 
     def _step(self, plan: StepPlan, rows: Sequence[SamplingRow]) -> Launched:
         step, slots_S = self.builder.build(plan)

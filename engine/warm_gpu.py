@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 
@@ -30,15 +31,17 @@ def warm_gpu(runner: ModelRunner, counters: Counters, limits: SchedulerConfig) -
     began = time.perf_counter()
     with uncounted(runner, counters):
         most = min(limits.max_num_batched_tokens, _longest(runner))
-        tokens = 1
-        while tokens <= rounded(limits.max_num_batched_tokens):
-            _run(runner, [1] * min(tokens, limits.max_num_seqs))
+        for tokens in _powers(limits.max_num_batched_tokens):
+            for batch in (tokens, tokens + 1):  # what holds a batch may be made for the next greater one
+                _run(runner, [1] * min(batch, limits.max_num_seqs))
             prompt = min(tokens, most)
             _run(runner, [prompt])
             if prompt > 1:
                 _run(runner, [1, prompt - 1])  # some go on while a prompt comes in
-            _every_number_of_pairs(runner, tokens)
-            tokens *= 2
+        for pairs in _powers(limits.max_num_batched_tokens * runner.model.config.experts_per_token):
+            _arriving(runner, pairs)
+        for batch in (1, 2):  # of an odd number of rows and an even one, in float32, for they are edited
+            _run(runner, [1] * batch, logit_bias={0: 1.0}, logprobs=1)
     if runner.builder.device.type == "cuda":
         torch.cuda.synchronize(runner.builder.device)
     return time.perf_counter() - began
@@ -72,7 +75,12 @@ def uncounted(runner: ModelRunner, counters: Counters) -> Iterator[None]:
     runner.clock = StepClock(runner.builder.device)
 
 
-def _run(runner: ModelRunner, counts: list[int]) -> None:
+def _powers(most: int) -> Iterator[int]:
+    """Of two, up to the first that is no smaller than `most`."""
+    return (1 << power for power in range(rounded(most).bit_length()))
+
+
+def _run(runner: ModelRunner, counts: list[int], **params: Any) -> None:
     """One step of as many requests, from their first token on; half of them are drawn, the others greedy."""
     size = runner.builder.spec.page_size
     shares = [
@@ -80,8 +88,8 @@ def _run(runner: ModelRunner, counts: list[int]) -> None:
         for slot, count in enumerate(counts)
         if slot < runner.builder.padding_slot
     ]
-    params = [SamplingParams(temperature=float(slot % 2 == 0), top_p=0.9) for slot in range(len(shares))]
-    rows = [SamplingRow(one, (), (), slot) for slot, one in enumerate(params)]
+    asked = [SamplingParams(temperature=float(slot % 2 == 0), top_p=0.9, **params) for slot in range(len(shares))]
+    rows = [SamplingRow(one, (), (), slot) for slot, one in enumerate(asked)]
     runner.launch(StepPlan(shares), rows if runner.leader else ()).output()
     runner.rest()
 
@@ -91,12 +99,11 @@ def _longest(runner: ModelRunner) -> int:
 
 
 @torch.inference_mode()
-def _every_number_of_pairs(runner: ModelRunner, tokens: int) -> None:
+def _arriving(runner: ModelRunner, pairs: int) -> None:
     """How many pairs arrive at a rank from others is chance: as many as this, all of one token."""
     moe = runner.model.moes()[0]
     x_TD = torch.randn(1, runner.model.config.hidden_size, dtype=runner.model.dtype, device=runner.builder.device)
     arrived = moe.dispatcher.dispatch(x_TD, *moe.router(x_TD))
     if arrived.token_R is not None and len(arrived.x_MD):
-        pairs = tokens * runner.model.config.experts_per_token
         nobody = torch.zeros(pairs, dtype=torch.int64, device=x_TD.device)
         moe.experts.run(arrived.x_MD[:1], nobody, nobody)

@@ -103,6 +103,7 @@ def decode_attention(
         num_warps=plan.warps,
         num_stages=plan.stages,
         maxnreg=plan.registers,
+        enable_fp_fusion=True,  # Triton's own default has changed
     )
     return out_BHd
 
@@ -115,7 +116,10 @@ def _rows(batch: int) -> int:
     return rows
 
 
-@triton.jit(do_not_specialize=["batch", "reach", "window", "stride_pages"])
+@triton.jit(
+    do_not_specialize=["batch", "reach", "window", "stride_pages"],
+    do_not_specialize_on_alignment=["first", "positions"],
+)
 def _decode_attention(
     q,  # (batch, heads, width), strided
     k_cache,  # (pages, PAGE_SIZE, KV_HEADS, WIDTH)

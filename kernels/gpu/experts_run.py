@@ -9,7 +9,7 @@ import torch
 import triton
 
 from ..glu import Glu
-from .experts_plan import FEW_PAIRS, Choice, Layer, Plan, Tile, choose
+from .experts_plan import FEW_PAIRS, Choice, Layer, Plan, Tile, choose, rounded
 from .group import group
 from .grouped_gemm import grouped_gemm
 
@@ -87,7 +87,7 @@ def _product(
     partials = arrivals
     if split > 1:
         partials = torch.empty((split, pairs, outs), dtype=torch.float32, device=x.device)
-    by_expert = experts <= pairs
+    by_expert = _by_expert(pairs, experts)
     tiles_n = triton.cdiv(outs, tile.block_n)
     # A program that fills a multiprocessor goes on to a further tile by itself; of smaller ones the device starts the
     # next while others still run.
@@ -145,5 +145,11 @@ def _product(
 def _arrivals(plan: Plan, pairs: int, down: Matrices, device: torch.device) -> torch.Tensor:
     """A counter an output tile of the second product, which the first one sets to zero."""
     tiles = -(-down.outs // plan.down.block_n) * -(-pairs // plan.down.block_m)
+    owners = down.experts if _by_expert(pairs, down.experts) else pairs
     split = plan.few and plan.down.split > 1
-    return torch.empty(min(pairs, down.experts) * tiles if split else 0, dtype=torch.int32, device=device)
+    return torch.empty(owners * tiles if split else 0, dtype=torch.int32, device=device)
+
+
+def _by_expert(pairs: int, experts: int) -> bool:
+    """Whether programs that find few pairs are numbered by expert: alike for all that a plan is made for."""
+    return experts <= rounded(pairs)

@@ -93,6 +93,7 @@ def prefill_attention(
         num_warps=tile.warps,
         num_stages=tile.stages,
         maxnreg=tile.registers,
+        enable_fp_fusion=True,  # Triton's own default has changed
     )
     return out_NHd
 

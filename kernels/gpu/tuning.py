@@ -133,6 +133,8 @@ def _entry(entry: dict[str, Any]) -> tuple[tuple[Layer, int], Plan]:
             or tile.split > 64
         ):
             raise ValueError(f"no tile: {tile}")
+    if tiles[0].split > 1:
+        raise ValueError("only the second product may be split")
     if not isinstance(entry["few"], bool):
         raise ValueError("few is neither true nor false")
     pairs = rounded(_number(entry, "pairs"))

@@ -14,7 +14,7 @@ import triton.language as tl
 
 _HEAD = """
 {
-.reg .b32 a, b, c, d, s;
+.reg .b32 a, b, c, d, s, z;
 .reg .b16 low, high;
 and.b32 a, $8, 0x81C081C0;
 shl.b32 b, $8, 3;
@@ -26,11 +26,13 @@ mul.lo.u32 d, d, 0x1084;
 and.b32 d, d, 0x81C081C0;
 mov.b32 {low, high}, $9;
 """
+# Multiplied by way of an addition of -0, which changes nothing: a product alone is there from sm_90 on.
 _TAIL = """
-mul.rn.bf16x2 a, a, s;
-mul.rn.bf16x2 b, b, s;
-mul.rn.bf16x2 c, c, s;
-mul.rn.bf16x2 d, d, s;
+mov.b32 z, 0x80008000;
+fma.rn.bf16x2 a, a, s, z;
+fma.rn.bf16x2 b, b, s, z;
+fma.rn.bf16x2 c, c, s, z;
+fma.rn.bf16x2 d, d, s, z;
 mov.b32 {$0, $1}, a;
 mov.b32 {$2, $3}, b;
 mov.b32 {$4, $5}, c;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from yardmaster.engine.plan import PENDING, Share, StepPlan
 from yardmaster.engine.sampling_params import SamplingParams
 from yardmaster.engine.scheduler import SchedulerConfig
 from yardmaster.engine.step import SamplingRow
+from yardmaster.engine.warm_gpu import uncounted, warm_gpu
 from yardmaster.models.random_checkpoint import small_gpt_oss, write_random_checkpoint
 from yardmaster.parallel.mesh import Mesh
 
@@ -40,6 +43,14 @@ def test_graphs_give_the_logits_of_plain_steps(tmp_path, device, dtype, toleranc
     )
     built = build_executor(engine_config, Mesh.single(device), lambda line: None)
     runner, manager = built.executor, CacheManager(built.cache_spec)
+
+    def capture(run):
+        def replay():
+            with uncounted(runner, built.counters):  # a graph's replay runs no Python
+                return run()
+
+        return replay
+
     if runner.graphs is None:
         assert device == "cpu"
         with torch.inference_mode():
@@ -50,7 +61,7 @@ def test_graphs_give_the_logits_of_plain_steps(tmp_path, device, dtype, toleranc
                 runner.tp,
                 [1, 2, 4, 8],
                 max_model_len=256,
-                capture=lambda run: run,
+                capture=capture,
                 share=True,
             )
     greedy = SamplingParams(temperature=0.0)
@@ -75,7 +86,10 @@ def test_graphs_give_the_logits_of_plain_steps(tmp_path, device, dtype, toleranc
             rows = [SamplingRow(greedy, ids[slot], [], 0) for slot in slots]
             again = plan(slots, known=False)  # the same step, whose tokens it finds on the device
             assert runner.graphs.takes(again)
+            counted = built.counters.expert_rows
             got = runner.graphs.run(again, rows)
+            assert built.counters.expert_rows - counted == len(slots) * config.experts_per_token * 4
+            assert got.slots_B.tolist() == slots
             assert ((got.logits_BV.float() - want).norm() / want.norm()).item() < tolerance
             assert not got.broken_B.any()
             assert got.token_ids_B.tolist() == got.logits_BV.float().max(-1).indices.tolist()
@@ -85,6 +99,29 @@ def test_graphs_give_the_logits_of_plain_steps(tmp_path, device, dtype, toleranc
     assert not runner.graphs.takes(StepPlan([]))
 
 
-def test_where_there_are_none():
+def test_where_there_are_none(monkeypatch):
     config = EngineConfig(model="-")
     assert graph_sizes(config, Mesh.single("cpu"), torch.bfloat16) == []
+    monkeypatch.setattr("yardmaster.engine.build.triton_runs_on", lambda device: True)
+    assert graph_sizes(config, Mesh.single("cuda"), torch.bfloat16)
+    for held in ("float16", "float32"):  # for these plain torch stands in, which asks the host
+        assert graph_sizes(replace(config, expert_dtype=held), Mesh.single("cuda"), torch.bfloat16) == []
+    assert graph_sizes(config, Mesh.single("cuda"), torch.float16) == []
+
+
+def test_warming_leaves_no_trace(tmp_path):
+    config = small_gpt_oss(num_layers=2, hidden_size=64, vocab_size=301)
+    write_random_checkpoint(tmp_path / "model", config)
+    limits = SchedulerConfig(max_num_seqs=3, max_num_batched_tokens=12, max_model_len=64)
+    engine_config = EngineConfig(model=str(tmp_path / "model"), device="cpu", max_model_len=64, scheduler=limits)
+    built = build_executor(engine_config, Mesh.single("cpu"), lambda line: None)
+    ran = []
+    launch = built.executor.launch
+    built.executor.launch = lambda plan, rows: ran.append((plan, rows)) or launch(plan, rows)
+    assert warm_gpu(built.executor, built.counters, limits) > 0
+    assert built.counters.expert_rows == 0
+    assert built.executor.clock.busy_seconds == built.executor.clock.waited_seconds == 0.0
+    counts = {tuple(share.count for share in plan.shares) for plan, _ in ran}
+    assert {(1,), (1, 1), (1, 1, 1), (2,), (4,), (8,), (1, 7)} <= counts
+    edited = {len(rows) for _, rows in ran if all(row.params.edits_logits and row.params.logprobs for row in rows)}
+    assert edited == {1, 2}

@@ -8,6 +8,7 @@ import queue
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -80,6 +81,28 @@ def test_many_requests_in_this_process() -> None:
         assert reports[0].layer_imbalance == [1.25]
         with pytest.raises(EngineDead):
             await client.submit(requests[0])
+
+    asyncio.run(main())
+
+
+def test_a_stopped_engine_holds_no_model() -> None:
+    made: list[weakref.ref[Any]] = []
+
+    def build(config: EngineConfig, mesh: Any, report: Callable[[str], None]) -> Any:
+        built = fake.build(config, mesh, report)
+        built.cycle = built  # as models may have, whose layers know each other
+        made.append(weakref.ref(built))
+        return built
+
+    async def main() -> None:
+        client = LocalEngineClient(config(), build)
+        client.on_report(lambda report: None)
+        await client.start()
+        await collect(client, submit("a", [1, 2], max_tokens=3))
+        assert made[0]() is not None
+        await client.stop()
+        assert made[0]() is None
+        assert client.dead is not None
 
     asyncio.run(main())
 

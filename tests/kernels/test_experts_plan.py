@@ -115,6 +115,7 @@ def _change(content: dict[str, Any], place: list[Any], value: Any) -> None:
         (["plans", 0, "down", "warps"], 64),
         (["plans", 0, "down", "stages"], -1),
         (["plans", 0, "down", "split"], 1 << 20),
+        (["plans", 0, "up", "split"], 2),
         (["plans", 0, "down", "last_m"], 16),
         (["plans", 0, "down", "last_m"], -1),
     ],
