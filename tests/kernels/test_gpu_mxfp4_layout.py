@@ -145,7 +145,9 @@ _OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
     "shl.b32": lambda a, b: a << b,
     "shf.l.wrap.b32": lambda a, b, by: (a << by) | (b >> (32 - by)),
     "mul.lo.u32": lambda a, b: a * b,
-    "mul.rn.bf16x2": lambda a, b: _product(a & 0xFFFF, b & 0xFFFF) | _product(a >> 16, b >> 16) << 16,
+    "fma.rn.bf16x2": lambda a, b, c: (
+        _multiplied(a & 0xFFFF, b & 0xFFFF, c & 0xFFFF) | _multiplied(a >> 16, b >> 16, c >> 16) << 16
+    ),
 }
 
 
@@ -157,12 +159,14 @@ def _run(text: str, word: torch.Tensor, pair: torch.Tensor) -> list[torch.Tensor
     def value(name: str) -> torch.Tensor | int:
         return int(name, 0) if name[0].isdigit() else have[name]
 
-    for line in re.findall(r"^\s*((?:and|shl|shf|mul|mov)\.[^;]*);", text, re.M):
+    for line in re.findall(r"^\s*((?:and|shl|shf|mul|fma|mov)\.[^;]*);", text, re.M):
         name, rest = line.split(maxsplit=1)
         args = [part.strip(" {}") for part in rest.split(",")]
         if name == "mov.b32" and rest.startswith("{"):  # one register to its two halves
             whole = have[args[2]]
             have[args[0]], have[args[1]] = whole & 0xFFFF, whole >> 16
+        elif name == "mov.b32" and len(args) == 2:
+            have[args[0]] = torch.tensor(value(args[1]))
         elif name == "mov.b32":
             have[args[0]] = have[args[1]] | have[args[2]] << 16
         else:
@@ -174,7 +178,8 @@ def _float(bits: torch.Tensor) -> torch.Tensor:
     return (bits.int() << 16).view(torch.float32)
 
 
-def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    product = _float(a) * _float(b)
-    assert torch.equal(product.bfloat16().float(), product), "a product was rounded"
-    return product.bfloat16().view(torch.int16).long() & 0xFFFF
+def _multiplied(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    result = _float(a) * _float(b) + _float(c)
+    assert torch.equal(result.bfloat16().float(), result), "a product was rounded"
+    assert torch.equal(result.signbit(), (_float(a) * _float(b)).signbit()), "a zero has changed its sign"
+    return result.bfloat16().view(torch.int16).long() & 0xFFFF
