@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 MAX_LOGPROBS = 20
 MAX_TOP_K = 1 << 20
 SEED_LIMIT = 1 << 63
+NO_LIMIT = 1 << 24  # of `max_tokens`: no model's context is longer
 
 
 class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,7 +41,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     `stop`, `bad_words` and `structured_outputs` are about text, so the server applies them; the engine looks at token
     ids alone. `allowed_token_ids`: nothing else is chosen, no end token either. `bad_token_ids`: sequences that the
     output does not hold, as long as anything else may be chosen; the server makes them of `bad_words`.
-    Raises ValueError, naming the field and its limit, when a value is out of range.
+    As in vLLM a single text counts as one stop or bad word, `max_tokens` None goes as far as the context does, and
+    None is nothing for `stop`, `stop_token_ids`, `bad_words` and `logit_bias`.
+    Raises ValueError, naming the field and its limit, when a value is out of range. Types are looked at by `typed`.
     """
 
     max_tokens: int = 16
@@ -65,6 +70,17 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     structured_outputs: StructuredOutputsParams | None = None
 
     def __post_init__(self) -> None:
+        for name in _IF_NONE:
+            value = getattr(self, name)
+            if value is None or type(value) is str:
+                msgspec.structs.force_setattr(self, name, _loose(name, value))
+        try:
+            self._check()
+        except TypeError as error:
+            typed(self)  # which knows the field
+            raise ValueError(f"sampling parameters of a wrong type: {error}") from None
+
+    def _check(self) -> None:
         _within("max_tokens", self.max_tokens, 1, None)
         _within("min_tokens", self.min_tokens, 0, self.max_tokens)
         _within("temperature", self.temperature, 0.0, 100.0)
@@ -124,6 +140,38 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         bits = np.zeros((int(ids.max(initial=-1)) // 32 + 1) * 32, dtype=np.uint8)
         bits[ids] = 1
         return np.packbits(bits, bitorder="little").view(np.int32)
+
+
+_IF_NONE: Mapping[str, Any] = {
+    "max_tokens": NO_LIMIT, "stop": (), "stop_token_ids": (), "bad_words": (), "logit_bias": {},
+}  # fmt: skip
+
+
+def typed(params: SamplingParams) -> SamplingParams:
+    """The same, each field of its type, as messages have it. Raises ValueError, naming the field, where one is not."""
+    return params_of(msgspec.structs.asdict(params))
+
+
+def params_of(values: Mapping[str, Any]) -> SamplingParams:
+    """From fields by name, as a program or a JSON object has them. Raises ValueError, naming the field."""
+    if unknown := values.keys() - set(SamplingParams.__struct_fields__):
+        raise ValueError(f"there is no sampling parameter {min(unknown)!r}")
+    try:
+        return msgspec.convert(
+            {name: _loose(name, value) for name, value in values.items()}, SamplingParams, str_keys=True
+        )
+    except msgspec.ValidationError as error:
+        what, at, where = str(error).rpartition(" - at ")
+        raise ValueError(f"{where.replace('`', '').replace('$.', '')}: {what}" if at else str(error)) from None
+
+
+def _loose(name: str, value: Any) -> Any:
+    if isinstance(value, Real) and hasattr(value, "item"):  # numpy's
+        return value.item()
+    nothing = _IF_NONE.get(name)
+    if value is None:
+        return nothing
+    return (value,) if isinstance(value, str) and nothing == () else value
 
 
 def _within(name: str, value: float, low: float, high: float | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,16 +22,18 @@ class NotFound(LookupError):
 
 
 class Database:
-    """Opens or makes `path`, a file or MEMORY. Several processes may share a file.
+    """Opens or makes `path`, a file or MEMORY. Several processes may share a file; only its owner may read one made.
 
     schema, version: what it is made of, and the number of that; a file of another number is refused.
     pragmas: beside those of the journal. patience: seconds that a change waits for another process' to end.
-    Raises sqlite3.Error for what it cannot work with.
+    Raises OSError for a file that cannot be opened, sqlite3.Error for what it cannot work with.
     """
 
     def __init__(
         self, path: str | Path, schema: str, version: int, *, pragmas: Sequence[str], patience: float, thread: str
     ) -> None:
+        if path != MEMORY:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # SQLite's other files follow it
         self._connection = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
         try:
             self._connection.row_factory = sqlite3.Row

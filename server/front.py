@@ -70,7 +70,7 @@ def run(engine: EngineConfig, http: HttpConfig, address: str, launch: Launch) ->
     model = load_config(Path(engine.model))  # before any process is started
     split_heads(model.num_heads, model.num_kv_heads, engine.parallel.tp, 0)
     keys = None if http.keys_file is None else Keyring(Path(http.keys_file))
-    with _listen(http) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with listen(http) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Front(engine, http, listener, keys).run(address, launch))
 
 
@@ -199,7 +199,7 @@ async def _reload(keys: Keyring) -> None:
         _say(f"the keys stay as they are: {error}")
 
 
-def _listen(http: HttpConfig) -> socket.socket:
+def listen(http: HttpConfig) -> socket.socket:
     """Bound, so that a port in use is known before the model loads; not yet listening. Raises ValueError."""
     try:
         found = socket.getaddrinfo(http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,7 @@ class InputProcessor:
         return format_splitter(self.tokenizer, self._format, ids, tools.names, skip_special_tokens=skips)
 
     def _job(self, ids: list[int], params: SamplingParams, splitter: Splitter, grammar: str | None) -> Job:
+        _check_ids(params, self._vocab_size)
         if params.bad_words or params.structured_outputs is not None:  # the engine knows ids alone
             bad = params.bad_token_ids + bad_token_ids(self.tokenizer, params.bad_words)
             params = msgspec.structs.replace(params, bad_token_ids=bad, bad_words=(), structured_outputs=None)
@@ -168,6 +170,20 @@ class InputProcessor:
 
 def _constraint(params: SamplingParams) -> Constraint | None:
     return None if params.structured_outputs is None else Constraint.of(params.structured_outputs)
+
+
+def _check_ids(params: SamplingParams, vocab_size: int) -> None:
+    """Raises ValueError, naming the field, for an id that no token has: the engine looks at none."""
+    given: dict[str, Iterable[int]] = {
+        "logit_bias": params.logit_bias,
+        "stop_token_ids": params.stop_token_ids,
+        "allowed_token_ids": params.allowed_token_ids or (),
+        "bad_token_ids": chain.from_iterable(params.bad_token_ids),
+    }
+    for name, ids in given.items():
+        for token in ids:
+            if not 0 <= token < vocab_size:
+                raise ValueError(f"{name}: {token} is no token; ids are from 0 to {vocab_size - 1}")
 
 
 @contextmanager

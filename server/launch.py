@@ -38,6 +38,8 @@ _POLL = 0.05
 _LOOK_UP_SECONDS = 300.0  # for the front end's address: it imports and binds meanwhile
 _LEAVE_SECONDS = 10.0  # for ranks that were told to finish their step and leave
 _FORCE_SECONDS = GRACE_SECONDS + 4.0  # for ranks that were told by a signal
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_RANKS_PER_CORE = 8  # each is a process with torch and a model: more would only wait for one another
 
 
 class Agent:
@@ -105,15 +107,17 @@ class World:
 
     @classmethod
     def of_environment(cls) -> World | None:
-        """None outside torchrun. Raises ValueError for an environment that torchrun did not make."""
-        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        """None outside torchrun: job platforms set some of its variables too, and count machines with them.
+
+        Raises ValueError for an environment that torchrun did not make.
+        """
+        if any(name not in os.environ for name in _TORCHRUN):
             return None
         try:
-            rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-            here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+            rank, size, here = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
         except ValueError as error:
             raise ValueError(f"RANK, WORLD_SIZE and LOCAL_WORLD_SIZE must be numbers: {error}") from None
-        return cls(rank, size, here, os.environ.get("MASTER_ADDR", "127.0.0.1"))
+        return cls(rank, size, here, os.environ["MASTER_ADDR"])
 
     @property
     def many_nodes(self) -> bool:
@@ -131,7 +135,7 @@ class World:
 def layout(tp: int | None, dp: int | None, ep: int | None, world: World | None) -> ParallelConfig:
     """The sizes of the groups: under torchrun they must make up its world, and one left out follows from the other.
 
-    Raises ValueError, naming the flags.
+    Without torchrun all ranks are on this machine. Raises ValueError, naming the flags.
     """
     if world is not None:
         tp = tp or (world.size // dp if dp and world.size % dp == 0 else 1)
@@ -139,6 +143,12 @@ def layout(tp: int | None, dp: int | None, ep: int | None, world: World | None) 
     parallel = ParallelConfig(tp or 1, dp or 1, ep)
     if world is not None:
         world.check(parallel)
+    elif parallel.world_size > (most := _RANKS_PER_CORE * EngineConfig(model="-").threads(1)):
+        raise ValueError(
+            f"--tensor-parallel-size {parallel.tp} x --data-parallel-size {parallel.dp} are {parallel.world_size} "
+            f"processes, and this machine's cores carry {most} at most ({_RANKS_PER_CORE} each): choose less, or start "
+            "the ranks on several machines with torchrun"
+        )
     return parallel
 
 

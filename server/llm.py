@@ -8,16 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import msgspec
-
 from ..engine.config import EngineConfig
-from ..engine.sampling_params import SamplingParams
+from ..engine.sampling_params import SamplingParams, params_of, typed
 from .cli.console import progress_bar
+from .cli.known_elsewhere import without_known_elsewhere
 from .engine_settings import engine_config, model_directory
 from .http.choice import Piece
 from .input_processor import InputProcessor, Messages, Prompt
 from .offline import Job, OfflineEngine
 from .outputs import RequestResult
+from .text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,8 @@ class LLM:
 
     `model` is a directory or OWNER/NAME on the hub; None is the embedded demo. The flags are those of `yardmaster
     serve`, with underscores: tensor_parallel_size, dtype, max_model_len, gpu_memory_utilization and so on. More than
-    one rank means processes of their own. `progress` takes the lines that start-up has to say.
+    one rank means processes of their own, under torchrun too, whose world is not theirs. `progress` takes the lines
+    that start-up has to say. Arguments that vLLM's class has besides are taken where they ask for what is so here.
 
     Raises ValueError, in one line, for a model or flags that cannot be used, EngineDead when the start fails.
     """
@@ -40,6 +41,7 @@ class LLM:
         progress: Callable[[str], None] = log.info,
         **flags: Any,
     ) -> None:
+        flags = without_known_elsewhere(flags, progress)
         engine_config("-", **flags)  # what is wrong with the flags is said before anything is fetched
         directory = model_directory(None if model is None else str(model), revision)
         self._open(engine_config(str(directory), **flags), progress)
@@ -137,7 +139,11 @@ class LLM:
 
     def default_sampling_params(self, **changes: Any) -> SamplingParams:
         """What generation_config.json recommends, with `changes`. Raises ValueError, naming the field."""
-        return msgspec.convert({**self._processor.defaults, **changes}, SamplingParams, str_keys=True)
+        return params_of({**self._processor.defaults, **changes})
+
+    def get_tokenizer(self) -> Tokenizer:
+        """`tokenizer`, by the name that vLLM gives it."""
+        return self.tokenizer
 
     def close(self) -> None:
         """Free the model and end its processes. Idempotent."""
@@ -156,10 +162,12 @@ class LLM:
         if given is None:
             given = self.default_sampling_params()
         if isinstance(given, SamplingParams):
-            return [given] * count
+            return [typed(given)] * count
+        if not isinstance(given, Sequence) or not all(isinstance(each, SamplingParams) for each in given):
+            raise ValueError(f"sampling_params must be SamplingParams, one for all or a list, got {given!r:.100}")
         if len(given) != count:
             raise ValueError(f"{count} prompts need as many sampling_params, or one for all, got {len(given)}")
-        return list(given)
+        return [typed(each) for each in given]
 
     def _fitting(self, job: Job, name: str) -> Job:
         if not 0 < (length := len(job.prompt_token_ids)) < self.max_model_len:

@@ -11,13 +11,23 @@ from ..models.hf_config import load_config
 from .http.config import HttpConfig
 from .http.service import Service
 from .metrics import Metrics
-from .text.formats.registry import ChatFormat, chat_format
+from .text.formats.registry import ChatFormat, chat_format, check_parser_names
 from .text.generation_config import sampling_defaults
 from .text.harmony.conversation import HarmonyChat
 from .text.harmony.encoder import HarmonyEncoder
 from .text.harmony.tokens import end_tokens, is_harmony
 from .text.template import ChatTemplate
 from .text.tokenizer import Tokenizer
+
+
+def check_parsers(engine: EngineConfig, http: HttpConfig) -> None:
+    """Before ranks are started: that the checkpoint goes with --tool-call-parser and --reasoning-parser, where given.
+
+    Raises ValueError, one line that names the flag or the file.
+    """
+    if http.tool_call_parser is not None or http.reasoning_parser is not None:
+        harmony = is_harmony(Tokenizer(Path(engine.model)))
+        check_parser_names(http.tool_call_parser, http.reasoning_parser, harmony)
 
 
 def make_service(
@@ -39,8 +49,8 @@ def make_service(
     if not is_harmony(tokenizer):
         source = template.text if template else ""
         format = chat_format(tokenizer, source, model.family, http.tool_call_parser, http.reasoning_parser)
-    elif told := http.tool_call_parser or http.reasoning_parser:
-        raise ValueError(f"--tool-call-parser and --reasoning-parser: this model speaks Harmony, got {told!r}")
+    else:
+        check_parser_names(http.tool_call_parser, http.reasoning_parser, harmony=True)
     metrics = metrics or Metrics(http.served_model_names[0], __version__)
     metrics.watch(client)
     return Service(

@@ -96,6 +96,7 @@ class EngineCollector(Collector):
         self._client: EngineClient | None = None
         self._identity = (model, version)
         self._clock = clock
+        self._began = time.time()  # one collector a server, made as it starts
         self._stats: dict[int, EngineStats] = {}
         self._reports: dict[int, tuple[float, RankReport]] = {}
 
@@ -114,9 +115,12 @@ class EngineCollector(Collector):
         info = GaugeMetricFamily(PREFIX + "build_info", "Always 1; what serves.", labels=("model_name", "version"))
         info.add_metric(self._identity, 1)
         yield info
+        text = "When the server was started, in Unix seconds: it changes with every restart."
+        yield GaugeMetricFamily(PREFIX + "start_time_seconds", text, self._began)
         dead = self._client is not None and self._client.dead is not None
+        up = self._client is not None and self._client.ready and not dead
         yield GaugeMetricFamily(
-            PREFIX + "engine_up", "1 while the engine takes requests.", int(self._client is not None and not dead)
+            PREFIX + "engine_up", "1 while the engine takes requests: not as it loads, nor once it has ended.", int(up)
         )
         yield from self._groups()
         yield from self._ranks(dead)

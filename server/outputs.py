@@ -1,4 +1,4 @@
-"""What `LLM` returns. Names follow vLLM's outputs."""
+"""What `LLM` returns. Names follow vLLM's outputs, where it has them: there is no `request_id`, the order says it."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ class CompletionOutput:
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
 
+    @property
+    def cumulative_logprob(self) -> float | None:
+        """Of all its tokens together; None without `logprobs`."""
+        return None if self.logprobs is None else sum(entry.logprob for entry in self.logprobs)
+
 
 @dataclass(frozen=True, slots=True)
 class RequestResult:
@@ -42,6 +47,7 @@ class RequestResult:
     prompt_token_ids: list[int]
     prompt_logprobs: list[TokenLogprob | None] | None
     outputs: list[CompletionOutput]
+    finished = True  # what is not, is not returned
 
     @classmethod
     def of(cls, prompt: str | None, job: Job, answer: Answer) -> RequestResult:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..engine_settings import DEMO_NAME
 from .console import note, progress_bar
-from .flags import EngineFlags, ModelArgument, existing_file, expand
+from .flags import EngineFlags, ModelArgument, api_names, existing_file, expand, user_path
 
 if TYPE_CHECKING:
     from ..batch.offline import Counts
@@ -22,7 +21,12 @@ def batch(
     input_file: Annotated[
         Path | None,
         typer.Option(
-            "--input", "-i", metavar="FILE", help="JSON lines with custom_id, method, url and body.", show_default=False
+            "--input",
+            "-i",
+            parser=user_path,
+            metavar="FILE",
+            help="JSON lines with custom_id, method, url and body.",
+            show_default=False,
         ),
     ] = None,
     output_file: Annotated[
@@ -30,6 +34,7 @@ def batch(
         typer.Option(
             "--output",
             "-o",
+            parser=user_path,
             metavar="FILE",
             help="Answers as JSON lines, in the input's order; what was refused is there too, with its error.",
             show_default=False,
@@ -52,12 +57,13 @@ def batch(
         raise ValueError(f"--output: {output_file} must be a file other than the input")
     if not output_file.absolute().parent.is_dir():
         raise ValueError(f"--output: there is no folder {output_file.absolute().parent}")
+    names = api_names(model, served_model_name)
     config = engine.config(model)
 
     from ..batch.offline import run_batch
     from ..http.config import HttpConfig
 
-    http = HttpConfig(served_model_names=tuple(served_model_name or (model or DEMO_NAME,)))
+    http = HttpConfig(served_model_names=names)
     with progress_bar(unit="requests") as bar:
         task = bar.add_task("answering")
 

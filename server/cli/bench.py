@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import CommandError, note, plain, progress_bar
+from .flags import user_path
 
 if TYPE_CHECKING:
     from .bench_client import Report
@@ -57,7 +58,8 @@ def serve(
     temperature: Annotated[float, typer.Option(metavar="FLOAT", rich_help_panel=LOAD)] = 0.0,
     seed: Annotated[int, typer.Option(metavar="INT", help="Of prompts and arrivals.", rich_help_panel=LOAD)] = 0,
     output_file: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the figures as JSON too.")
+        Path | None,
+        typer.Option("--output", "-o", parser=user_path, metavar="FILE", help="Write the figures as JSON too."),
     ] = None,
 ) -> None:
     """Send random prompts to an OpenAI server; report latency, throughput and errors."""

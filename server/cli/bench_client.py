@@ -19,6 +19,7 @@ from typing import Any, Literal
 import httpx
 
 from .address import base_url, key_headers
+from .refusal import error_text, refusal
 
 Endpoint = Literal["chat", "completions"]
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
@@ -68,7 +69,7 @@ class Load:
 
 @dataclass(slots=True)
 class Timing:
-    """One request. `error` None means that it was answered whole."""
+    """One request. `error` None means that it was answered whole; `detail` is what the server said of it."""
 
     start: float = 0.0
     ttft: float = 0.0
@@ -77,6 +78,7 @@ class Timing:
     prompt_tokens: int = 0
     output_tokens: int = 0
     error: str | None = None
+    detail: str = ""
 
     @property
     def tpot(self) -> float | None:
@@ -141,7 +143,8 @@ async def run(
         bodies = await _bodies(http, load, model)
         first = await _send(http, load.endpoint, bodies[0])
         if first.error is not None:
-            raise ConnectionError(f"{load.base_url}: the first request failed: {first.error}")
+            reason = f"{first.error}: {first.detail}" if first.detail else first.error
+            raise ConnectionError(f"{load.base_url}: the first request failed: {reason}")
         timings, most, duration = await _drive(http, load, bodies[1:], progress)
     return summarize(model, timings, most, duration)
 
@@ -229,13 +232,12 @@ async def _send(http: httpx.AsyncClient, endpoint: Endpoint, body: dict[str, Any
     try:
         async with http.stream("POST", PATHS[endpoint], json=body) as response:
             if response.status_code != 200:
-                await response.aread()
-                timing.error = f"HTTP {response.status_code}"
+                timing.error, timing.detail = f"HTTP {response.status_code}", refusal(await response.aread())
                 return timing
             async for event in _events(response):
                 now = time.perf_counter()
                 if "error" in event:
-                    timing.error = "error in the stream"
+                    timing.error, timing.detail = "error in the stream", error_text(event["error"])
                     return timing
                 usage = event.get("usage")
                 if usage:

@@ -7,25 +7,31 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..text.files import read_regular
+from .flags import existing_file
 
 MAX_BYTES = 1 << 20
 _NOT_IN_FILE = {"config", "help"}
+_NULL = "tag:yaml.org,2002:null"
 
 
 def read_config(path: Path, parameters: Iterable[Any]) -> dict[str, Any]:
     """Defaults by parameter name, for click's `default_map`. `parameters` are the command's.
 
-    A key is a flag's long name with or without dashes in front, or `model`; values are text to the parser, so that a
-    wrong one is refused as on the command line. Raises ValueError that names the file, the key, and the nearest flag.
+    A key is a flag's long name with or without dashes in front, or `model`; values are the text that stands there, so
+    that they mean what they would on the command line, and a wrong one is refused as there. Raises ValueError that
+    names the file, the key, and the nearest flag.
     """
-    known = {spelling: parameter for parameter in parameters for spelling in _spellings(parameter)}
+    known: dict[str, Any] = {}
+    for parameter in parameters:  # MODEL before --model
+        for spelling in _spellings(parameter):
+            known.setdefault(spelling, parameter)
+    shown = [spelling for spelling, parameter in known.items() if not getattr(parameter, "hidden", False)]
     found = _read(path)
     defaults: dict[str, Any] = {}
     for key, value in found.items():
         parameter = known.get(str(key).lstrip("-").replace("_", "-"))
         if parameter is None:
-            near = difflib.get_close_matches(str(key).lstrip("-").replace("_", "-"), known, n=1, cutoff=0.4)
+            near = difflib.get_close_matches(str(key).lstrip("-").replace("_", "-"), shown, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"{path}: unknown key {str(key)[:80]!r}{hint}")
         if parameter.name in defaults:
@@ -45,10 +51,23 @@ def _spellings(parameter: Any) -> list[str]:
 def _read(path: Path) -> dict[Any, Any]:
     import yaml  # here: `--help` does without
 
+    class Plain(yaml.SafeLoader):
+        """A scalar is its text: `off`, 0123 and 1e3 are for the flag to understand. Only nothing is nothing."""
+
+        yaml_implicit_resolvers = {  # noqa: RUF012
+            first: [each for each in resolvers if each[0] == _NULL]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
     try:
-        found = yaml.safe_load(read_regular(path, MAX_BYTES))
-    except FileNotFoundError:
-        raise ValueError(f"--config: {path} does not exist") from None
+        with existing_file(path, "--config").open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"--config: {path} cannot be read: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"--config: {path} is larger than {MAX_BYTES >> 20} MiB: it is to hold flags alone")
+    try:
+        found = yaml.load(data, Plain)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if found is None:
@@ -66,9 +85,9 @@ def _value(path: Path, key: Any, value: Any, multiple: bool) -> Any:
 
 
 def _scalar(path: Path, key: Any, value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str | int | float):
-        return str(value)
-    kind = "nothing" if value is None else f"a {type(value).__name__}"
+    if isinstance(value, str):
+        return value
+    kind = (
+        "nothing; leave the key out, or put quotes around the value" if value is None else f"a {type(value).__name__}"
+    )
     raise ValueError(f"{path}: {str(key)[:80]!r} must be a single value, got {kind}")

@@ -7,13 +7,20 @@ from typing import Annotated
 
 import typer
 
+from .flags import user_path
+
 
 def download(
     model: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub.")],
     revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit.")] = None,
     local_dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Put the files there, instead of into the hub's cache.", show_default=False),
+        typer.Option(
+            parser=user_path,
+            metavar="DIR",
+            help="Put the files there, instead of into the hub's cache.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Fetch a checkpoint; an interrupted download goes on where it stopped.

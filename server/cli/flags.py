@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -13,7 +13,7 @@ import typer
 
 from ...engine.config import EngineConfig
 from ...engine.sampling_params import SamplingParams
-from ..engine_settings import engine_config, model_directory
+from ..engine_settings import DEMO_NAME, engine_config, model_directory
 
 MODEL, MEMORY, PARALLEL, SAMPLING = "Model", "Memory and batching", "Parallelism", "Sampling"
 _ENGINE = EngineConfig(model="-")
@@ -160,6 +160,7 @@ class EngineFlags:
         typer.Option(
             "--tensor-parallel-size",
             "--tp",
+            "-tp",
             metavar="RANKS",
             help="Ranks that share one group's attention; by default 1.",
             rich_help_panel=PARALLEL,
@@ -170,6 +171,7 @@ class EngineFlags:
         typer.Option(
             "--data-parallel-size",
             "--dp",
+            "-dp",
             metavar="GROUPS",
             help="Groups that serve requests side by side; by default 1.",
             rich_help_panel=PARALLEL,
@@ -241,6 +243,26 @@ class SamplingFlags:
         values = {name: value for name, value in values.items() if value is not None}
         SamplingParams(**values)
         return values
+
+
+def user_path(text: str) -> Path:
+    """A path as it was typed, with `~` for a home. Raises typer.BadParameter, to which the parser adds the flag."""
+    if not text.strip():
+        raise typer.BadParameter("must not be empty; for the current folder give .")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise typer.BadParameter(f"{text}: that home folder is not known; write the whole path") from None
+
+
+def api_names(model: str | None, given: Sequence[str] | None) -> tuple[str, ...]:
+    """What the model is called in the API: as --served-model-name says, else MODEL. Raises ValueError."""
+    if not given and model and not (model.strip() == model and model.isprintable()):
+        raise ValueError(
+            f"MODEL {model!r} has spaces around it, or what does not print: mend it, or name the model "
+            "with --served-model-name NAME"
+        )
+    return tuple(given or (model or DEMO_NAME,))
 
 
 def existing_file(path: Path, flag: str) -> Path:

@@ -12,7 +12,7 @@ import typer
 
 from ...engine.sampling_params import SamplingParams
 from .console import note, plain
-from .flags import EngineFlags, ModelArgument, SamplingFlags, existing_file, expand
+from .flags import EngineFlags, ModelArgument, SamplingFlags, existing_file, expand, user_path
 
 if TYPE_CHECKING:
     from ..llm import LLM
@@ -32,17 +32,27 @@ def generate(
         typer.Option(
             "--input",
             "-i",
+            parser=user_path,
             metavar="FILE",
             help="A prompt a line. *.jsonl: objects with prompt, prompt_token_ids or messages, and sampling fields.",
         ),
     ] = None,
     output_file: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="JSON lines in the input's order; by default to stdout."),
+        typer.Option(
+            "--output",
+            "-o",
+            parser=user_path,
+            metavar="FILE",
+            help="JSON lines in the input's order; by default to stdout.",
+        ),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="A text is a user's message, not a beginning.")] = False,
     json_schema: Annotated[
-        Path | None, typer.Option("--json-schema", metavar="FILE", help="Each answer is JSON that follows this schema.")
+        Path | None,
+        typer.Option(
+            "--json-schema", parser=user_path, metavar="FILE", help="Each answer is JSON that follows this schema."
+        ),
     ] = None,
     *,
     sampling: SamplingFlags,

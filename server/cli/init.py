@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .console import note, progress_bar
+from .flags import user_path
 
 SHAPE = "Shape"
 FAMILIES = ("gpt_oss",)
@@ -19,7 +20,9 @@ def _size(help: str, high: int | None = None) -> typer.models.OptionInfo:
 
 
 def init(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it is not there.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(parser=user_path, metavar="DIR", help="Made if it is not there.", show_default=False)
+    ],
     family: Annotated[str, typer.Option(metavar="|".join(FAMILIES), help="The architecture.")] = "gpt_oss",
     dtype: Annotated[str, typer.Option(metavar="bfloat16|float16|float32", help="What weights are in.")] = "bfloat16",
     expert_dtype: Annotated[
@@ -60,8 +63,6 @@ def init(
         raise ValueError(f"--family must be one of {', '.join(FAMILIES)}, got {family!r}")
     if expert_dtype not in (None, "mxfp4", dtype):
         raise ValueError(f"--expert-dtype must be mxfp4, or as --dtype {dtype}, got {expert_dtype!r}")
-    if not directory.parts:
-        raise ValueError("DIR must not be empty; for this directory give .")
     pattern = "sf" if layer_types is None else layer_types
     if not pattern or not set(pattern) <= _KINDS.keys():
         raise ValueError(f"--layer-types takes the letters s and f, got {layer_types!r}")

@@ -11,10 +11,11 @@ import typer
 
 from ...engine.config import EngineConfig
 from ..batch.config import BatchConfig
-from ..engine_settings import DEMO_NAME
 from ..http.config import HttpConfig
 from .config_file import read_config
-from .flags import MEMORY, EngineFlags, ModelArgument, existing_file, expand
+from .console import note
+from .elsewhere_flags import ElsewhereFlags
+from .flags import MEMORY, EngineFlags, ModelArgument, api_names, existing_file, expand, user_path
 
 HTTP = "HTTP"
 _LEVELS = ("debug", "info", "warning", "error")
@@ -32,15 +33,29 @@ def _batch_config(directory: Path | None, max_file_bytes: int | None) -> BatchCo
             raise ValueError("--max-batch-file-bytes goes with --batch-dir")
         return None
     limits = {} if max_file_bytes is None else {"max_file_bytes": max_file_bytes}
-    return BatchConfig(str(directory.expanduser().absolute()), **limits)
+    return BatchConfig(str(directory.absolute()), **limits)
+
+
+def _named(context: typer.Context, model: str | None, flag: str | None) -> str | None:
+    """MODEL, from its place or from --model. What was typed rules over the config file. Raises ValueError."""
+    if model is None or flag is None:
+        return flag if model is None else model
+    sources = [context.get_parameter_source(name) for name in ("model", "model_flag")]
+    typed = [source is not None and source.name == "COMMANDLINE" for source in sources]
+    if typed[0] == typed[1]:
+        raise ValueError(f"MODEL is given twice, as {model!r} and by --model {flag!r}: give one of them")
+    return model if typed[0] else flag
 
 
 @expand
 def serve(
+    context: typer.Context,
     model: ModelArgument = None,
+    model_flag: Annotated[str | None, typer.Option("--model", "--model-path", hidden=True)] = None,
     config: Annotated[
         Path | None,
         typer.Option(
+            parser=user_path,
             metavar="FILE",
             help="YAML file whose keys are flags; a flag on the command line wins.",
             is_eager=True,
@@ -81,6 +96,7 @@ def serve(
     keys_file: Annotated[
         Path | None,
         typer.Option(
+            parser=user_path,
             metavar="FILE",
             help="YAML or JSON: keys with names, limits and weights, instead of --api-key. SIGHUP reads it again.",
             rich_help_panel=HTTP,
@@ -101,6 +117,7 @@ def serve(
     chat_template: Annotated[
         Path | None,
         typer.Option(
+            parser=user_path,
             metavar="FILE",
             help="Jinja template that makes prompts of conversations, instead of the checkpoint's own way.",
             rich_help_panel=HTTP,
@@ -123,6 +140,7 @@ def serve(
     batch_dir: Annotated[
         Path | None,
         typer.Option(
+            parser=user_path,
             metavar="DIR",
             help="Keep files and batches there, and offer /v1/files and /v1/batches.",
             rich_help_panel=HTTP,
@@ -150,15 +168,18 @@ def serve(
         int,
         typer.Option(metavar="INT", help="Requests that may queue, per group; more get a 503.", rich_help_panel=MEMORY),
     ] = EngineConfig(model="-").scheduler.max_waiting,
+    elsewhere: ElsewhereFlags,
 ) -> None:
     """Serve a model behind the OpenAI HTTP API.
 
     With several ranks (--tp, --dp) their processes are started too; under torchrun, its processes are the ranks.
     """
+    elsewhere.settle(note)
+    model = _named(context, model, model_flag)
     if log_level not in _LEVELS:
         raise ValueError(f"--log-level must be one of {', '.join(_LEVELS)}, got {log_level!r}")
     http = HttpConfig(
-        served_model_names=tuple(served_model_name or (model or DEMO_NAME,)),
+        served_model_names=api_names(model, served_model_name),
         host=host,
         port=port,
         api_servers=api_servers,
@@ -170,11 +191,25 @@ def serve(
         reasoning_parser=reasoning_parser,
         batch=_batch_config(batch_dir, max_batch_file_bytes),
     )
-    settings = engine.config(model, max_waiting=max_waiting)
     logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
 
-    from .. import front
+    from ..fair.key_file import read_keys
     from ..responses.store import store_path
+    from ..text.formats.registry import check_parser_names
 
+    # What can be wrong without the model is said before it is fetched.
+    check_parser_names(tool_call_parser, reasoning_parser)
+    if http.keys_file is not None:
+        read_keys(Path(http.keys_file))
     http = replace(http, response_store=store_path(response_store))
+
+    from .. import front
+    from ..launch import World
+    from ..make_service import check_parsers
+
+    world = World.of_environment()
+    if world is None:  # else the front end may be another machine's
+        front.listen(http).close()
+    settings = engine.config(model, max_waiting=max_waiting, world=world)
+    check_parsers(settings, http)
     raise typer.Exit(front.serve(settings, http))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .address import base_url, key_headers
 from .console import CommandError
+from .refusal import error_text, refusal
 
 if TYPE_CHECKING:
     import httpx
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from ...engine.config import EngineConfig
 
 Reply = Generator[tuple[str, str], None, None]
-_ERROR_CHARACTERS = 500
 
 
 class Partner(Protocol):
@@ -109,7 +109,7 @@ def _pieces(data: str) -> Reply:
     try:
         event = json.loads(data)
         if "error" in event:
-            raise ValueError(str(event["error"].get("message", event["error"]))[:_ERROR_CHARACTERS])
+            raise ValueError(error_text(event["error"]))
         for choice in event["choices"]:
             delta = choice["delta"]
             yield delta.get("reasoning_content") or "", delta.get("content") or ""
@@ -119,9 +119,5 @@ def _pieces(data: str) -> Reply:
 
 def _refusal(response: httpx.Response) -> Exception:
     """A 4xx is the request's fault; anything else is the server's."""
-    try:
-        message = str(response.json()["error"]["message"])
-    except (ValueError, LookupError, TypeError):
-        message = response.text
-    line = f"{response.status_code}: {' '.join(message.split())[:_ERROR_CHARACTERS]}"
+    line = f"{response.status_code}: {refusal(response.content)}"
     return ValueError(line) if 400 <= response.status_code < 500 else CommandError(line)

@@ -7,13 +7,24 @@ from typing import Annotated
 
 import typer
 
+from ..engine_settings import model_directory
 from .console import note, progress_bar
+from .flags import user_path
 
 
 def tune(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Directory with a config.json.", show_default=False)],
-    tensor_parallel_size: Annotated[int, typer.Option("--tensor-parallel-size", "--tp", metavar="INT", min=1)] = 1,
-    data_parallel_size: Annotated[int, typer.Option("--data-parallel-size", "--dp", metavar="INT", min=1)] = 1,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Directory with a config.json, or OWNER/NAME of a model that was downloaded.",
+            show_default=False,
+        ),
+    ],
+    tensor_parallel_size: Annotated[
+        int, typer.Option("--tensor-parallel-size", "--tp", "-tp", metavar="INT", min=1)
+    ] = 1,
+    data_parallel_size: Annotated[int, typer.Option("--data-parallel-size", "--dp", "-dp", metavar="INT", min=1)] = 1,
     expert_parallel_size: Annotated[
         int | None,
         typer.Option(
@@ -25,13 +36,20 @@ def tune(
     ] = 8192,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Instead of the cache folder, where serve looks for it.", show_default=False),
+        typer.Option(
+            parser=user_path,
+            metavar="FILE",
+            help="Instead of the cache folder, where serve looks for it.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Measure which tiles the expert kernels are fastest with on this GPU, for `serve` to use.
 
     Needs no weights, one GPU and some minutes. The parallel sizes are those that will be served with.
     """
+    directory = model_directory(model, fetch=False)
+
     from ...engine.tune import tune as measure
     from ...parallel.layout import ParallelConfig
 
@@ -44,5 +62,5 @@ def tune(
             if not bar.live.is_started:
                 note(f"{done} of {total}, {found}")
 
-        path, count = measure(model, layout, max_num_batched_tokens, progress, output)
+        path, count = measure(directory, layout, max_num_batched_tokens, progress, output)
     note(f"{count} plans measured: {path}")

@@ -96,14 +96,22 @@ def test_sizes_that_do_not_fit_name_the_flags(tp: int | None, dp: int | None, si
         layout(tp, dp, None, World(0, size, size, "localhost"))
 
 
+def test_a_machine_carries_so_many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    assert layout(4, 4, None, None).world_size == 16
+    with pytest.raises(ValueError, match=r"--tensor-parallel-size 1 x --data-parallel-size 17 .* 16 at most"):
+        layout(None, 17, None, None)
+    assert layout(None, None, None, World(0, 17, 17, "localhost")).world_size == 17
+
+
 def test_the_world_is_read_from_torchruns_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR"):
+    made = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "node0"}
+    made["MASTER_PORT"] = "29500"
+    for name in made:
         monkeypatch.delenv(name, raising=False)
-    assert World.of_environment() is None
-    monkeypatch.setenv("RANK", "3")
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    monkeypatch.setenv("MASTER_ADDR", "node0")
+    for name, value in made.items():  # a job platform's are fewer
+        assert World.of_environment() is None
+        monkeypatch.setenv(name, value)
     world = World.of_environment()
     assert world == World(3, 8, 4, "node0")
     assert world.many_nodes

@@ -40,7 +40,7 @@ class Yard:
         client = FairClient(stage.engine, self.keys, max_running=max_running, **bounds)
         self.service = replace(stage.service(), client=client)
         config = HttpConfig(("test-model",))
-        self.caller = Caller(behind(self.service, "test-model", 64), config, 0.01, self.keys)
+        self.caller = Caller(behind(self.service, "test-model", 64), config, self.keys)
 
     def write(self, *keys: str) -> None:
         self.file.write_text("keys:\n" + "".join(f"  {key}\n" for key in keys))
@@ -54,7 +54,12 @@ class Yard:
         return Line(number, str(number), url, json.dumps(asked | body).encode())
 
     def start(self, *lines: Line, owner: str = OWNER) -> list[asyncio.Task[Any]]:
-        return [asyncio.create_task(self.caller.answer(line, owner)) for line in lines]
+        return [asyncio.create_task(self.answer(line, owner)) for line in lines]
+
+    async def answer(self, line: Line, owner: str) -> Any:
+        while (result := await self.caller.answer(line, owner)) is None:
+            await asyncio.sleep(0.01)
+        return result
 
 
 def says(stage: Any, tokens: int, pause: float = 0.0) -> Any:

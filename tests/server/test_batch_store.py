@@ -155,6 +155,18 @@ def test_only_this_user_can_read_it(store: Store) -> None:
     assert stat.S_IMODE(store.shelf.path(file.id).stat().st_mode) == 0o600
 
 
+def test_what_it_holds_is_this_users_though_others_may_look_in(tmp_path: Path) -> None:
+    directory = tmp_path / "open"
+    directory.mkdir(mode=0o755)
+    store = Store(BatchConfig(str(directory)))
+    file = upload(store)
+    for path in (*directory.glob("batches.sqlite*"), store.shelf.path(file.id)):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for path in (directory / "files", directory / "uploads"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    store.close()
+
+
 def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="--batch-dir"):
@@ -289,6 +301,17 @@ def test_what_is_cancelled_comes_before_what_waits(store: Store) -> None:
     store.cancel("me", third.id)
     assert [each.id for each in store.active(2)] == [third.id, first.id]
     assert [each.id for each in store.active(9)] == [third.id, first.id, second.id]
+
+
+def test_every_owner_s_oldest_come_before_anybody_s_second(store: Store) -> None:
+    mine, yours = upload(store), upload(store, owner="you")
+    first, second, third = (order(store, mine) for _ in range(3))
+    fourth, fifth = (order(store, yours, "you") for _ in range(2))
+    expected = [first, fourth, second, fifth, third]
+    for limit in (2, 3, 9):
+        assert [each.id for each in store.active(limit)] == [each.id for each in expected[:limit]]
+    store.cancel("you", fifth.id)
+    assert [each.id for each in store.active(9)] == [each.id for each in (fifth, first, second, fourth, third)]
 
 
 def test_an_input_in_use_stays(store: Store, clock: Clock) -> None:

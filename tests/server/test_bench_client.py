@@ -121,7 +121,7 @@ def test_errors_are_counted_and_nothing_else_of_them(server: FakeOpenAI) -> None
 
 def test_a_first_request_that_fails_ends_it(server: FakeOpenAI) -> None:
     server.fail_every = 1
-    with pytest.raises(ConnectionError, match="HTTP 503"):
+    with pytest.raises(ConnectionError, match=r"the first request failed: HTTP 503: the queue is full$"):
         drive(server, num_prompts=3)
     assert len(server.bodies) == 1
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,38 +16,12 @@ from yardmaster.engine.config import EngineConfig
 from yardmaster.server import front
 from yardmaster.server.cli import main as cli
 from yardmaster.server.http.config import HttpConfig
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
-    """The one line on stderr."""
-    assert cli.run(arguments) == code
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert "Traceback" not in err
-    return err
+from yardmaster.tests.server.cli_line import Serve, fails, up_to_the_front_end
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """`served(*flags)` runs `serve` up to the front end: (EngineConfig, HttpConfig)."""
-    seen: list[tuple[EngineConfig, HttpConfig]] = []
-
-    def record(engine: EngineConfig, http: HttpConfig) -> int:
-        seen.append((engine, http))
-        return 0
-
-    monkeypatch.setattr(front, "serve", record)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("RANK", "WORLD_SIZE", "YARDMASTER_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*flags: str) -> tuple[EngineConfig, HttpConfig]:
-        assert cli.run(("serve", *flags)) == 0
-        return seen.pop()
-
-    return run
+def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Serve:
+    return up_to_the_front_end(monkeypatch, tmp_path)
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +64,6 @@ def test_help_is_quick_because_it_imports_little() -> None:
         (["serve", "--host", "0.0.0.0"], "--api-key"),
         (["serve", "--api-key", "short"], "--api-key must be at least"),
         (["serve", "--api-key", "long-enough", "--no-auth"], "--no-auth"),
-        (["serve", "--disable-log-requests"], "--disable-log-requests"),
         (["serve", "--revision", "main"], "--revision goes with"),
         (["serve", ".", "--revision", "main"], "--revision goes with"),
         (["chat", "http://127.0.0.1:9", "--tp", "2", "--dtype", "float32"], "--dtype, --tensor-parallel-size"),
@@ -118,7 +90,7 @@ def test_help_is_quick_because_it_imports_little() -> None:
         (["init", "x", "--seed", str(2**63)], "--seed"),
         (["init", "x", "--dtype", "float32", "--expert-dtype", "bfloat16"], "--expert-dtype"),
         (["init", "x", "--head-dim", "3"], "the flags describe no model: head_dim is 3; rotary"),
-        (["init", ""], "DIR must not be empty"),
+        (["init", ""], "'DIR': must not be empty"),
         (["init", "x", "--vocab-size", "10"], "vocabulary"),
         (["init", "x", "--dtype", "int8"], "dtype"),
         (["download", "no"], "no"),
@@ -152,7 +124,7 @@ def test_what_failed_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert "127.0.0.1:9" in fails(capsys, "chat", "http://127.0.0.1:9", code=1)
 
 
-def test_flags_become_configs(served: Any, tmp_path: Path) -> None:
+def test_flags_become_configs(served: Serve, tmp_path: Path) -> None:
     engine, http = served(
         str(tmp_path), "--tp", "2", "--data-parallel-size", "2", "--ep", "2", "--dtype", "float32",
         "--max-model-len", "4096", "--gpu-memory-utilization", "0.5", "--kv-cache-memory-bytes", "1000000",
@@ -176,24 +148,24 @@ def test_flags_become_configs(served: Any, tmp_path: Path) -> None:
     assert http.api_keys == ("first-key", "second-key")
 
 
-def test_without_flags_the_configs_keep_their_own_defaults(served: Any, tmp_path: Path) -> None:
+def test_without_flags_the_configs_keep_their_own_defaults(served: Serve, tmp_path: Path) -> None:
     engine, http = served(str(tmp_path))
     assert engine == EngineConfig(model=str(tmp_path))
     assert http == HttpConfig((str(tmp_path),), response_store=http.response_store)
     assert http.response_store.endswith("/yardmaster/responses.sqlite")
 
 
-def test_keys_come_from_the_environment(served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_come_from_the_environment(served: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YARDMASTER_API_KEY", "key-of-env-1 key-of-env-2")
     assert served(str(tmp_path))[1].api_keys == ("key-of-env-1", "key-of-env-2")
     assert served(str(tmp_path), "--api-key", "key-of-flag")[1].api_keys == ("key-of-flag",)
 
 
-def test_no_auth_opens_the_door(served: Any, tmp_path: Path) -> None:
+def test_no_auth_opens_the_door(served: Serve, tmp_path: Path) -> None:
     assert served(str(tmp_path), "--host", "0.0.0.0", "--no-auth")[1].no_auth
 
 
-def test_config_file(served: Any, tmp_path: Path) -> None:
+def test_config_file(served: Serve, tmp_path: Path) -> None:
     file = tmp_path / "serve.yaml"
     file.write_text(
         f"model: {tmp_path}\nport: 81\nmax_num_seqs: 7\ngpu-memory-utilization: 0.25\ntp: 2\n"
@@ -223,7 +195,11 @@ def test_config_file(served: Any, tmp_path: Path) -> None:
         ("port: 80.5", "--port"),
         ("port: [80, 81]", "single value"),
         ("port: {a: 1}", "single value"),
-        ("port:", "single value"),
+        ("port:", "single value, got nothing"),
+        ("port: null", "single value, got nothing"),
+        ("api-key: [a-good-key, ~]", "single value, got nothing"),
+        ("port: 0x50", "--port"),
+        ("no-auth: perhaps", "--no-auth"),
         ("dtype: true", "--dtype must be one of"),
         ("- port", "must hold keys"),
         ("port: 1\nport: [", "not valid YAML"),
@@ -240,11 +216,39 @@ def test_a_wrong_config_file_names_file_and_key(
     assert words in line
 
 
+def test_a_value_of_the_config_file_is_its_text(served: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(
+        "response-store: off\napi-key: 0123456701234567\nserved-model-name: [2024-01-01, 1e3, no]\n"
+        "gpu-memory-utilization: .5\nmax-num-seqs: '7'\nenforce-eager: yes\nasync-scheduling: off\n"
+    )
+    engine, http = served(str(tmp_path), "--config", str(file))
+    assert http.response_store == "off"
+    assert http.api_keys == ("0123456701234567",)
+    assert http.served_model_names == ("2024-01-01", "1e3", "no")
+    assert (engine.gpu_memory_utilization, engine.scheduler.max_num_seqs) == (0.5, 7)
+    assert (engine.enforce_eager, engine.async_scheduling) == (True, False)
+    assert not (Path.cwd() / "false").exists()
+    for yes in ("true", "True", "on", "Yes", "1"):
+        file.write_text(f"no-auth: {yes}\nasync_scheduling: {yes}")
+        engine, http = served(str(tmp_path), "--config", str(file))
+        assert (http.no_auth, engine.async_scheduling) == (True, True)
+
+
 def test_a_config_file_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "binary.yaml").write_bytes(bytes(range(256)))
-    for name in ("pipe.yaml", "binary.yaml", "."):
-        assert str(tmp_path) in fails(capsys, "serve", "--config", str(tmp_path / name))
+    (tmp_path / "large.yaml").write_bytes(b"#" * (1 << 20) + b"\n#")
+    for name, words in (
+        ("pipe.yaml", "is no file"),
+        ("binary.yaml", "is not valid YAML"),
+        (".", "is no file"),
+        ("large.yaml", "is larger than 1 MiB"),
+    ):
+        line = fails(capsys, "serve", "--config", str(tmp_path / name))
+        assert str(tmp_path) in line
+        assert words in line
+        assert "checkpoint" not in line
 
 
 def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

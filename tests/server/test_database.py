@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -72,8 +73,21 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.DatabaseError):
         opened(tmp_path / "a")
     assert (tmp_path / "a").read_bytes().startswith(b"something else")
-    with pytest.raises(sqlite3.OperationalError):
+    with pytest.raises(FileNotFoundError):
         opened(tmp_path / "no" / "such" / "folder")
+
+
+def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        database = opened(tmp_path / "a")
+    finally:
+        os.umask(before)
+    with database.transaction():
+        database.execute("INSERT INTO things VALUES ('a')")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"a": 0o600, "a-wal": 0o600, "a-shm": 0o600}
+    database.close()
 
 
 def test_a_broken_schema_leaves_nothing(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_model_that_is_none(tmp_path: Path) -> None:
         LLM(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"config\.json"):
         LLM(tmp_path)
-    with pytest.raises(TypeError, match="tensor_paralel"):
+    with pytest.raises(ValueError, match="'tensor_paralel'; did you mean 'tensor_parallel_size'"):
         LLM(tmp_path, tensor_paralel=2)
 
 

@@ -113,6 +113,21 @@ def test_long_and_circular_conversations_are_refused(tmp_path: Path) -> None:
         heavy.items("a", ["in_1", "in_2"])
 
 
+def test_a_conversation_of_many_items_is_refused() -> None:
+    store = make(max_chain_items=20)
+    many = [item(f"{place}") for place in range(3)]
+    for name, previous in (("a", None), ("b", "a"), ("c", "b")):
+        put(store, name, previous=previous, output=many)  # of four items, with a part each
+    assert len(store.chain("a", "b")) == 8
+    with pytest.raises(NotUsable, match="over 20 items") as refused:
+        store.chain("a", "c")
+    assert refused.value.code == "conversation_too_long"
+    parts = {"id": "x", "type": "message", "role": "user", "content": [{"type": "input_text", "text": ""}] * 20}
+    put(store, "d", output=[parts])
+    with pytest.raises(NotUsable):
+        store.chain("a", "d")
+
+
 def test_what_is_not_used_goes_first() -> None:
     store = make(max_responses=5)
     for name in "abcde":
@@ -208,7 +223,7 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     store.close()
     again = make(path)
     assert ids(again.chain("a", "r")) == ["in_r", "out_r"]
-    assert path.stat().st_mode & 0o077 == 0
+    assert (path.stat().st_mode | path.parent.stat().st_mode) & 0o077 == 0
 
 
 def test_files_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

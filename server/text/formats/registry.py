@@ -39,6 +39,9 @@ REASONING_PARSERS: Mapping[str, Think] = {
     "qwen3": ANGLE,
 }
 """By the names that vLLM gives to --reasoning-parser."""
+HARMONY_TOOL_PARSERS = ("openai", "gpt-oss")
+HARMONY_REASONING_PARSERS = ("openai_gptoss", "gpt-oss")
+"""vLLM's and SGLang's names for what a model that speaks Harmony gets anyway."""
 
 # `+ tool['function']['arguments']` or `{{ call.function.arguments }}`, with no filter behind: an object would fail
 # there, or be printed as Python has it.
@@ -104,8 +107,7 @@ def chat_format(
     template: the chat template's text, with the one for tools where a checkpoint brings two. model_type: config.json's.
     Raises ValueError, naming the flag, for a name that is none of the parsers'.
     """
-    _check("--tool-call-parser", tool_call_parser, TOOL_PARSERS)
-    _check("--reasoning-parser", reasoning_parser, REASONING_PARSERS)
+    check_parser_names(tool_call_parser, reasoning_parser, harmony=False)
     tools = tool_call_parser or _tools_of(tokenizer, template, model_type)
     reasoning = reasoning_parser or _reasoning_of(template, tools)
     text_arguments = _TEXT_ARGUMENTS.search(template) is not None and _EITHER_ARGUMENTS.search(template) is None
@@ -114,9 +116,16 @@ def chat_format(
     )
 
 
-def _check(flag: str, name: str | None, known: Mapping[str, object]) -> None:
-    if name is not None and name != NONE and name not in known:
-        raise ValueError(f"{flag} must be one of {', '.join(known)} or {NONE}, got {name!r}")
+def check_parser_names(tool_call_parser: str | None, reasoning_parser: str | None, harmony: bool | None = None) -> None:
+    """`harmony`: whether the model speaks that; None: not known yet. Raises ValueError, naming the flag."""
+    for flag, name, known, own in (
+        ("--tool-call-parser", tool_call_parser, TOOL_PARSERS, HARMONY_TOOL_PARSERS),
+        ("--reasoning-parser", reasoning_parser, REASONING_PARSERS, HARMONY_REASONING_PARSERS),
+    ):
+        names = [*(() if harmony else known), *(() if harmony is False else own), *(() if harmony else (NONE,))]
+        if name is not None and name not in names:
+            which = " for this model, which speaks Harmony" if harmony else ""
+            raise ValueError(f"{flag} must be one of {', '.join(names[:-1])} or {names[-1]}{which}, got {name!r}")
 
 
 def _tools_of(tokenizer: Tokenizer, template: str, model_type: str) -> str | None:
