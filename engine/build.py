@@ -69,6 +69,7 @@ def build_executor(config: EngineConfig, mesh: Mesh, report: Callable[[str], Non
     """
     path = Path(config.model)
     model_config = load_config(path)
+    config.check_model(model_config)
     dtype = compute_dtype(config.dtype, model_config, mesh.device)
     packed = keeps_packed(config.expert_dtype, model_config, mesh.device)
     make = _ModelMaker(model_config, config, mesh, dtype, packed, measured_plans(mesh.device, report))
@@ -139,8 +140,6 @@ def kv_cache_dtype(flag: str, compute: torch.dtype) -> torch.dtype:
 
 def keeps_packed(flag: str, model: ModelConfig, device: torch.device) -> bool:
     """Whether experts stay in MXFP4. `auto`: they stay as the checkpoint has them."""
-    if flag == "mxfp4" and model.quantization != "mxfp4":
-        raise ValueError("--expert-dtype mxfp4 needs a checkpoint in MXFP4; this one has plain weights: use auto")
     return model.quantization == "mxfp4" and flag in ("auto", "mxfp4")
 
 
@@ -262,10 +261,6 @@ def cache_spec(
         )
 
     longest = config.max_model_len or model.max_position
-    if longest > model.max_position:
-        raise ValueError(
-            f"--max-model-len {longest} is more than the model's max_position_embeddings {model.max_position}"
-        )
     if mesh.device.type == "cpu" and config.kv_cache_memory_bytes is None:
         one = sum(most_pages(longest, window, size) * each for window, each in zip(windows, sizes, strict=True))
         budget = min(budget, max(CPU_CACHE_BYTES, one))

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from ..models.config import ModelConfig
 from ..parallel.layout import ParallelConfig
 from .scheduler import SchedulerConfig
 
@@ -86,6 +87,16 @@ class EngineConfig:
             raise ValueError(
                 f"--gpu-memory-utilization must be above 0 and at most 1, got {self.gpu_memory_utilization}"
             )
+
+    def check_model(self, model: ModelConfig) -> None:
+        """Raises ValueError, naming the flag, for what this model cannot have. Asks no device."""
+        if self.max_model_len is not None and self.max_model_len > model.max_position:
+            raise ValueError(
+                f"--max-model-len {self.max_model_len} is more than the model's max_position_embeddings "
+                f"{model.max_position}"
+            )
+        if self.expert_dtype == "mxfp4" and model.quantization != "mxfp4":
+            raise ValueError("--expert-dtype mxfp4 needs a checkpoint in MXFP4; this one has plain weights: use auto")
 
     def threads(self, ranks_here: int) -> int:
         """CPU threads of one of `ranks_here` ranks on this machine: by default an equal part of the cores."""

@@ -68,6 +68,7 @@ def serve(engine: EngineConfig, http: HttpConfig, worker: Sequence[str] = WORKER
 def run(engine: EngineConfig, http: HttpConfig, address: str, launch: Launch) -> int:
     """Serve until a signal (0) or the engine's death (1). Raises ValueError when a file or an address is unusable."""
     model = load_config(Path(engine.model))  # before any process is started
+    engine.check_model(model)
     split_heads(model.num_heads, model.num_kv_heads, engine.parallel.tp, 0)
     keys = None if http.keys_file is None else Keyring(Path(http.keys_file))
     with listen(http) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

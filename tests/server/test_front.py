@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from yardmaster.engine.config import EngineConfig
 from yardmaster.models.random_checkpoint import small_gpt_oss, write_random_checkpoint
+from yardmaster.parallel.layout import ParallelConfig
 from yardmaster.server import front
 from yardmaster.server.http.config import HttpConfig
 
@@ -56,3 +58,20 @@ def test_a_harmony_model_has_its_encoder_unless_a_template_is_given(tmp_path: Pa
         file.write_bytes(text.encode("utf-8", "surrogateescape"))
         with pytest.raises(ValueError, match=r"mine\.jinja"):
             front.make_service(engine, HttpConfig(("m",), chat_template=str(file)), client)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"max_model_len": 4097}, "--max-model-len 4097 .* 4096"),
+        ({"expert_dtype": "mxfp4"}, "--expert-dtype mxfp4 needs a checkpoint in MXFP4"),
+        ({"parallel": ParallelConfig(3)}, "--tensor-parallel-size"),
+    ],
+)
+def test_what_a_model_cannot_have_is_said_before_ranks_start(tmp_path: Path, flags: dict[str, Any], words: str) -> None:
+    shape = {"hidden_size": 32, "num_layers": 1, "head_dim": 16, "num_heads": 2, "expert_width": 32, "num_experts": 4}
+    model = replace(small_gpt_oss(vocab_size=512, **shape), max_position=4096)
+    write_random_checkpoint(tmp_path / "tiny", model)
+    engine = EngineConfig(model=str(tmp_path / "tiny"), **flags)
+    with pytest.raises(ValueError, match=words):
+        front.run(engine, HttpConfig(("m",), port=0), "ipc:///nowhere", lambda bound: pytest.fail("ranks were started"))
