@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -33,6 +34,8 @@ from .text.offered_tools import NO_TOOLS, OfferedTools, ToolsError
 from .text.template import ChatTemplate
 from .text.tokenizer import Tokenizer
 
+log = logging.getLogger(__name__)
+
 Prompt = str | Sequence[int] | Mapping[str, Any]
 Messages = Sequence[Mapping[str, Any]]
 
@@ -55,6 +58,7 @@ class InputProcessor:
         source = self._template.text if self._template else ""
         self._format = ChatFormat() if self._chat else chat_format(self.tokenizer, source, model.family)
         self._grammars = GrammarBook(GrammarChecks())
+        self._warned = False
 
     def text(self, prompt: Prompt, params: SamplingParams, name: str) -> tuple[str | None, Job]:
         """A text, or token ids, to go on with. `name` is the prompt's in errors."""
@@ -100,6 +104,9 @@ class InputProcessor:
             if isinstance(given, str) and "prompt_token_ids" in prompt:
                 given = None
         if isinstance(given, str):
+            if not self._warned and (control := self.tokenizer.first_control(given)) is not None:
+                self._warned = True
+                log.warning("%s holds %s, which is text there: for a control token give token ids", name, control)
             return given, self.tokenizer.encode(given, add_special_tokens=True)
         ids: list[Any] = list(given) if isinstance(given, Sequence) else [None]
         if not all(type(token) is int and 0 <= token < self._vocab_size for token in ids):

@@ -36,6 +36,11 @@ class SecretNames:
         """`text` with plain names for secret ones."""
         return self._secret_pattern.sub(lambda found: self._plain_of.get(found[0], ""), text)
 
+    def first(self, text: str) -> str | None:
+        """The first plain name in `text`."""
+        found = self._plain_pattern.search(text)
+        return found and found[0]
+
     def cut(self, text: str) -> str:
         """`text` without secret names."""
         return self._secret_pattern.sub("", text)

@@ -133,6 +133,10 @@ class Tokenizer:
         """Control token's text to its secret name; for the template's compiler alone."""
         return self._names.secret_of
 
+    def first_control(self, text: str) -> str | None:
+        """The first control token whose plain name stands in `text`, where it is but text."""
+        return self._names.first(text)
+
     def without_secrets(self, text: str) -> str:
         """`text` from outside, with secret names cut out."""
         # Nobody outside knows the secret; should it ever leak, this still keeps the promise.

@@ -127,6 +127,15 @@ def test_an_id_that_no_token_has_is_refused_and_disturbs_nobody(llm: LLM, given:
     assert len(result.outputs[0].token_ids) == 2
 
 
+def test_a_rendered_template_is_warned_of_once(llm: LLM, caplog: pytest.LogCaptureFixture) -> None:
+    params = SamplingParams(max_tokens=1)
+    llm.generate(["plain", "<start>"], params, use_tqdm=False)
+    assert not caplog.records
+    llm.generate(["x", "<|start|>user<|message|>hi<|end|>", "<|end|>"], params, use_tqdm=False)
+    (record,) = caplog.records
+    assert record.getMessage() == "prompts[1] holds <|start|>, which is text there: for a control token give token ids"
+
+
 def test_results_have_vllms_names(llm: LLM) -> None:
     assert llm.get_tokenizer() is llm.tokenizer
     result = llm.generate("hello", SamplingParams(max_tokens=3, logprobs=0, ignore_eos=True))[0]
