@@ -67,7 +67,9 @@ class Observe:
         finally:
             self._in_flight -= 1
             method = scope["method"] if scope["method"] in METHODS else "OTHER"
-            handler = getattr(scope.get("route"), "path", "unmatched")
+            # What is refused before its route is looked for: of the open ones, which probes ask, we know the name.
+            unrouted = scope["path"] if scope["path"] in OPEN_PATHS else "unmatched"
+            handler = getattr(scope.get("route"), "path", unrouted)
             self._metrics.http_requests.labels(handler, method, str(status or 499)).inc()
 
 

@@ -78,6 +78,8 @@ def test_draining(house: House, plain: Any) -> None:
         assert response.headers["retry-after"]
         error(await http.get("/ready"), 503, "draining")
         assert (await http.get("/health")).status_code == 200
+        figures = (await http.get("/metrics")).text  # alerts leave probes out, by their names
+        assert 'yardmaster_http_requests_total{handler="/ready",method="GET",status="503"} 1.0' in figures
         assert (await http.get("/v1/models", headers=by("bob"))).status_code == 200
         answer.set()
         assert (await first).status_code == 200
