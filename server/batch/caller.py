@@ -29,11 +29,10 @@ _LOOK_SECONDS = 0.05
 
 
 class Caller:
-    """Answers lines. `retry`: seconds to wait where the engine cannot take work at present."""
+    """Answers lines, with `keys` within the limits of whoever they are of."""
 
-    def __init__(self, service: Service, config: HttpConfig, retry: float, keys: Keys | None = None) -> None:
+    def __init__(self, service: Service, config: HttpConfig, keys: Keys | None = None) -> None:
         self._engine = service.client
-        self._retry = retry
         self._keys = keys
         app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
         errors.install(app)
@@ -44,15 +43,14 @@ class Caller:
             transport=httpx.ASGITransport(app), base_url="http://batch", timeout=None, trust_env=False
         )
 
-    async def answer(self, line: Line, owner: str = "") -> Result:
-        """However long it takes, within the limits of `owner`'s key. Cancelling it aborts what the engine has of it.
+    async def answer(self, line: Line, owner: str = "") -> Result | None:
+        """None where it is to be asked again later: the engine, or the limits of `owner`'s key, allow nothing now.
 
-        Raises EngineDead.
+        Cancelling it aborts what the engine has of it. Raises EngineDead.
         """
-        while (result := await self._counted(line, owner)) is None:
-            if self._engine.dead is not None:
-                raise EngineDead(self._engine.dead)
-            await asyncio.sleep(self._retry)
+        result = await self._counted(line, owner)
+        if result is None and self._engine.dead is not None:
+            raise EngineDead(self._engine.dead)
         return result
 
     async def wait_ready(self) -> None:

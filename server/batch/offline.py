@@ -158,7 +158,7 @@ async def _answer(
                 resources.callback(service.template.close)
             done = journal.done
             lines = (line for line in read_lines(source, MAX_LINE_BYTES) if line.number not in done)
-            await Crew(at_once).work(lines, Caller(service, http, RETRY_SECONDS).answer, keep)
+            await Crew(at_once, RETRY_SECONDS).work(lines, Caller(service, http).answer, keep)
         finally:
             await client.stop()
 

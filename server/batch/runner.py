@@ -51,7 +51,7 @@ async def running(
         return
     store = Store(config.batch)
     background = behind(service, config.served_model_names[0], config.batch.max_running)
-    runner = Runner(store, Caller(background, config, config.batch.retry, keys))
+    runner = Runner(store, Caller(background, config, keys))
     task = asyncio.create_task(_run(runner, stop))
     try:
         yield store
@@ -86,7 +86,7 @@ class Runner:
         self._store = store
         self._config = store.config
         self._caller = caller
-        self._crew = Crew(store.config.max_running)
+        self._crew = Crew(store.config.max_running, store.config.retry)
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._cancelled: dict[str, asyncio.Event] = {}
 

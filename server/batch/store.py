@@ -167,9 +167,11 @@ class Store:
     # Batches, as the runner sees them
 
     def active(self, limit: int) -> list[Batch]:
-        """Those that are not over: first what is to be cancelled, then the oldest."""
+        """Those that are not over: first what is to be cancelled, then each owner's oldest, each one's second, …"""
+        turn = "row_number() OVER (PARTITION BY owner ORDER BY status != 'cancelling', place)"
         rows = self._db.execute(
-            f"SELECT {_BATCH} FROM batches WHERE status IN ({_ACTIVE}) ORDER BY status != 'cancelling', place LIMIT ?",
+            f"SELECT {_BATCH} FROM (SELECT *, {turn} AS turn FROM batches WHERE status IN ({_ACTIVE}))"
+            " ORDER BY status != 'cancelling', turn, place LIMIT ?",
             (limit,),
         )
         return [Batch(**row) for row in rows]

@@ -16,6 +16,8 @@ from .errors import ApiError, bad_request
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_LOOKED_AT = 256  # of the errors in one body
+
 
 async def read_model(request: Request, model: type[Model], config: HttpConfig) -> Model:
     """The request's JSON body as `model`. Raises ApiError: 408, 413, 415, or 400 with the field's path in `param`."""
@@ -58,7 +60,7 @@ async def _read(request: Request, config: HttpConfig) -> bytes:
 
 def explain(error: ValidationError, raw: bytes) -> ApiError:
     """The 400 for what pydantic found: the deepest place that any branch of a union reached, and what it wanted."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
+    found = error.errors(include_url=False, include_context=False, include_input=False)[:_LOOKED_AT]
     if found[0]["type"] == "json_invalid":
         return bad_request(f"The body is not valid JSON: {found[0]['msg'].partition(': ')[2]}", code="invalid_json")
     document = pydantic_core.from_json(raw)

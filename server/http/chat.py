@@ -22,6 +22,7 @@ from .prompts import render_chat
 from .sampling import (
     check_common,
     check_prompt_logprobs,
+    longest_scored,
     sampling_params,
     spelled_bad_words,
     submits,
@@ -61,15 +62,11 @@ def router(service: Service, config: HttpConfig) -> APIRouter:
         prompt = truncated(prompt, body, service, max_tokens)
         form = await chat_form(body, tools, service, prompt)
         check_prompt_logprobs(body.prompt_logprobs, len(prompt) * (body.n or 1), "prompt_logprobs")
+        top = (body.top_logprobs or 0) if body.logprobs else None
         params = sampling_params(
-            body,
-            service,
-            len(prompt),
-            max_tokens,
-            param="messages",
-            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-            bad_ids=bad_ids,
+            body, service, len(prompt), max_tokens, param="messages", logprobs=top, bad_ids=bad_ids
         )
+        most = longest_scored(top, body.n or 1, max_tokens, "top_logprobs" if top else "logprobs")
 
         def splitter() -> Splitter:
             return chosen_splitter(
@@ -82,7 +79,7 @@ def router(service: Service, config: HttpConfig) -> APIRouter:
 
         identity = f"chatcmpl-{body.request_id or uuid.uuid4().hex}"
         sequences = submits(identity, prompt, params, body, service, form.grammar if form else None)
-        choices = [Choice(index, submit, splitter()) for index, submit in enumerate(sequences)]
+        choices = [Choice(index, submit, splitter(), most) for index, submit in enumerate(sequences)]
         generation = Generation(service, choices, form.param if form else None)
         wording = _Wording(identity, config.served_model_names[0], body, service, prompt, generation.timing)
         events = wording if body.stream else None

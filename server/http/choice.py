@@ -61,9 +61,12 @@ class Piece:
 
 
 class Choice:
-    """The state of one sequence. `feed` takes the engine's outputs in order until `finish_reason` is set."""
+    """The state of one sequence. `feed` takes the engine's outputs in order until `finish_reason` is set.
 
-    def __init__(self, index: int, submit: Submit, splitter: Splitter) -> None:
+    `most`: tokens at which it ends, however many the engine may generate.
+    """
+
+    def __init__(self, index: int, submit: Submit, splitter: Splitter, most: int | None = None) -> None:
         params = submit.params
         self.index = index
         self.submit = submit
@@ -71,6 +74,7 @@ class Choice:
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self._splitter = splitter
+        self._most = most
         self._stop = (
             StopMatcher(params.stop, params.include_stop_str_in_output, params.min_tokens) if params.stop else None
         )
@@ -97,6 +101,10 @@ class Choice:
             if self._splitter.done:
                 self._flush(piece)
                 self._close(piece, "stop", None)
+                return piece
+            if self.completion_tokens == self._most and (at + step < len(ids) or output.finish_reason is None):
+                self._flush(piece)
+                self._close(piece, "length", None)
                 return piece
         self.completion_tokens += len(ids) - shown
         piece.token_ids += ids[shown:]

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from ..text.harmony.parser import primer
 from .notes import FormatNotes, HarmonyNotes, Notes, PlainNotes
 from .service import Service
-from .splitter import HarmonySplitter, PlainSplitter, Splitter
+from .splitter import HarmonySplitter, Splitter
 from .text_splitter import format_splitter
 
 
@@ -38,5 +38,6 @@ def chosen_notes(
     tokenizer = service.tokenizer
     if service.harmony:
         return HarmonyNotes(tokenizer, primer(tokenizer, prompt), functions, parallel_calls, service.count_repair)
-    splitter = format_splitter(tokenizer, service.format, prompt, functions, parallel_calls, skip_special_tokens)
-    return PlainNotes(tokenizer, skip_special_tokens) if isinstance(splitter, PlainSplitter) else FormatNotes(splitter)
+    if service.format.plain(functions):
+        return PlainNotes(tokenizer, skip_special_tokens)
+    return FormatNotes(tokenizer, service.format, prompt, functions, parallel_calls, skip_special_tokens)

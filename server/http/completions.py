@@ -21,6 +21,7 @@ from .openapi import json_body
 from .sampling import (
     check_common,
     check_prompt_logprobs,
+    longest_scored,
     sampling_params,
     spelled_bad_words,
     submits,
@@ -69,6 +70,7 @@ def router(service: Service, config: HttpConfig) -> APIRouter:
                 bad_ids=bad_ids,
             )
             sequences += submits(identity, prompt, params, body, service, form.grammar if form else None)
+        longest_scored(body.logprobs, len(sequences), max_tokens, "logprobs")
         choices = [
             Choice(index, submit, PlainSplitter(service.tokenizer, submit.params.skip_special_tokens))
             for index, submit in enumerate(sequences)
@@ -182,9 +184,9 @@ class _Wording:
             text, tokens, ids, counted = "", [], [], 0
         self._usage.take(index, counted, 0)
         first = index not in self._begun
-        shaper, lead = self._begin(index)
-        if lead:
-            text = lead + text
+        shaper = self._begin(index)
+        if first and self._body.echo:  # of control tokens alone there is no text, and still they are the prompt's
+            text = self._shown[index // self._n] + text
             if piece.prompt_logprobs is not None:
                 tokens = [*piece.prompt_logprobs, *tokens]
                 ids = self._prompts[index // self._n] + ids
@@ -201,12 +203,9 @@ class _Wording:
                 choice["prompt_token_ids"] = self._prompts[index // self._n]
         return choice
 
-    def _begin(self, index: int) -> tuple[CompletionLogprobs | None, str]:
-        """The choice's logprobs, and the prompt's text if it is to be echoed and has not been."""
-        if index in self._begun:
-            return self._begun[index], ""
-        body = self._body
-        hide = body.skip_special_tokens is not False
-        shaper = None if body.logprobs is None else CompletionLogprobs(self._tokenizer, body.logprobs, hide)
-        self._begun[index] = shaper
-        return shaper, self._shown[index // self._n] if body.echo else ""
+    def _begin(self, index: int) -> CompletionLogprobs | None:
+        """The choice's logprobs, from its first piece to its last."""
+        if index not in self._begun:
+            asked, hide = self._body.logprobs, self._body.skip_special_tokens is not False
+            self._begun[index] = None if asked is None else CompletionLogprobs(self._tokenizer, asked, hide)
+        return self._begun[index]

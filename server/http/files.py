@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Request, Response
@@ -13,7 +15,7 @@ from ..batch.lines import survey
 from ..batch.records import StoredFile, new_file_id
 from ..batch.store import Store
 from .config import HttpConfig
-from .errors import ApiError, bad_request
+from .errors import ApiError, bad_request, unavailable
 from .storage import Owner, after_of, limit_of, page, query, switched_off, worded
 from .upload import Upload, receive
 
@@ -37,7 +39,7 @@ def router(store: Store | None, config: HttpConfig, owner: Owner) -> APIRouter:
     async def create_file(request: Request) -> dict[str, Any]:
         """Upload the requests of a batch, as JSON lines."""
         try:
-            async with slots:
+            async with _place(slots, config.body_timeout):
                 file = await _take(request, store, owner(request), config.body_timeout)
         except ApiError as refusal:
             refusal.headers["connection"] = "close"  # what else there is of the body is not wanted
@@ -81,6 +83,21 @@ def router(store: Store | None, config: HttpConfig, owner: Owner) -> APIRouter:
         return {"id": file_id, "object": "file", "deleted": True}
 
     return routes
+
+
+@asynccontextmanager
+async def _place(slots: asyncio.Semaphore, patience: float) -> AsyncIterator[None]:
+    """One of the uploads that may be under way. Raises ApiError 503 when none has become free after a while."""
+    try:
+        async with asyncio.timeout(patience):
+            await slots.acquire()
+    except TimeoutError:
+        message = f"{MAX_UPLOADS} files are being uploaded already; try again when one of them has arrived."
+        raise unavailable(message, "server_busy", 5) from None
+    try:
+        yield
+    finally:
+        slots.release()
 
 
 async def _take(request: Request, store: Store, owner: str, patience: float) -> StoredFile:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from ...engine.messages import TokenLogprob
 from ..text.tokenizer import Tokenizer
+from .choice import Piece
 
 FLOOR = -9999.0  # JSON has no infinity
+FEW = 64  # tokens whose log-probabilities are worded on the event loop: a thread would take longer to wake
+
+T = TypeVar("T")
+
+
+def scored(pieces: Iterable[Piece]) -> int:
+    """Tokens of `pieces` that have log-probabilities."""
+    return sum(len(piece.logprobs) + len(piece.prompt_logprobs or ()) for piece in pieces)
+
+
+async def worded(word: Callable[[], T], tokens: int) -> T:
+    """`word()`, which words the log-probabilities of so many tokens and makes JSON of them: in a thread, if of many."""
+    return word() if tokens <= FEW else await asyncio.to_thread(word)
 
 
 def chat_logprobs(tokenizer: Tokenizer, tokens: Iterable[TokenLogprob], top: int) -> dict[str, Any]:

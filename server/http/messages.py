@@ -38,7 +38,7 @@ def router(service: Service, config: HttpConfig) -> APIRouter:
         """Answer a conversation, whole or as server-sent events."""
         body = await read_model(request, MessagesRequest, config)
         check_common(body, config)
-        chat = chat_request(body, enable_thinking=not service.harmony)
+        chat = chat_request(body, not service.harmony, service.format.tools)
         tools = offered_tools(chat, service)
         service.admit()
         prompt = await _prompt(chat, tools, service)
@@ -72,7 +72,7 @@ def router(service: Service, config: HttpConfig) -> APIRouter:
         """How many tokens the prompt of such a message would have."""
         body = await read_model(request, CountTokensRequest, config)
         check_common(body, config)
-        chat = chat_request(body, enable_thinking=not service.harmony)
+        chat = chat_request(body, not service.harmony, service.format.tools)
         tools = offered_tools(chat, service)
         service.admit()
         prompt = await _prompt(chat, tools, service)

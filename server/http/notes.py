@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, Protocol
 
+from ..text.formats.base import Event as FormatEvent
+from ..text.formats.registry import ChatFormat
 from ..text.harmony.parser import Event, MessageStart
 from ..text.tokenizer import Tokenizer
 from .splitter import CallDelta, HarmonySplitter, PlainSplitter, Split, Splitter
+from .text_splitter import TextSplitter
 
 Kind = Literal["reasoning", "commentary", "final", "call"]
 
@@ -82,35 +85,43 @@ class PlainNotes(_Book, PlainSplitter):
         return split
 
 
-class FormatNotes(_Book):
-    """Around the splitter of a format without messages: one begins with each call, and where the kind changes.
-
-    Feed single tokens: within one order is lost.
+class FormatNotes(_Book, TextSplitter):
+    """See TextSplitter: what it makes of each of the parser's events, one by one: a token may end a call and begin a
+    text. Such a format has no messages: one begins with each call, and where the kind changes.
     """
 
-    def __init__(self, inner: Splitter) -> None:
-        super().__init__()
-        self.silent_ids = inner.silent_ids
-        self.done = inner.done
-        self._inner = inner
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        format: ChatFormat,
+        prompt: Sequence[int] = (),
+        functions: Collection[str] = (),
+        parallel_calls: bool = True,
+        skip_special_tokens: bool = True,
+    ) -> None:
+        _Book.__init__(self)
+        TextSplitter.__init__(self, tokenizer, format, prompt, functions, parallel_calls, skip_special_tokens)
         self._message = 0
         self._last: tuple[Kind, int | None] | None = None
 
     def feed(self, token_ids: Sequence[int]) -> Split:
-        return self._count(token_ids, self._note(self._inner.feed(token_ids)), self.silent_ids)
+        return self._count(token_ids, super().feed(token_ids), self.silent_ids)
 
-    def finish(self) -> Split:
-        return self._note(self._inner.finish())
+    def _sort(self, events: Sequence[FormatEvent]) -> Split:
+        whole = Split()
+        for event in events:
+            split = super()._sort([event])
+            self._note(split)
+            whole.add(split)
+        return whole
 
-    def _note(self, split: Split) -> Split:
-        self.done = self._inner.done
+    def _note(self, split: Split) -> None:
         if split.reasoning:
             self._add("reasoning", split.reasoning)
         if split.content:
             self._add("final", split.content)
         for call in split.calls:
             self._add("call", call.arguments, call)
-        return split
 
     def _add(self, kind: Kind, text: str, call: CallDelta | None = None) -> None:
         now = kind, None if call is None else call.index
@@ -148,10 +159,7 @@ class HarmonyNotes(_Book, HarmonySplitter):
                 self._message += 1
                 self._preamble = event.channel == "commentary"
             self._note(split)
-            whole.content += split.content
-            whole.reasoning += split.reasoning
-            whole.calls += split.calls
-            whole.owner = whole.owner if split.owner == "undecided" else split.owner
+            whole.add(split)
         return whole
 
     def _note(self, split: Split) -> None:

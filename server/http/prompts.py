@@ -11,11 +11,11 @@ from ..text.lanes import Busy
 from ..text.messages_in import MessageError, plain_messages
 from ..text.template import TemplateError
 from .errors import bad_request, unavailable
+from .prompt_text import contents, harmony_texts, written
 from .schema.chat import Message, TemplateFields
 from .schema.structured import ResponseFormat
-from .service import Service
+from .service import SHORT_TEXT, Service
 
-TOOL_LENGTH = 1000  # characters, about, of a function's declaration
 _KEYWORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _INSTRUCTORS = ("system", "developer")
 _RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message", "self"})
@@ -45,12 +45,12 @@ async def render_chat(
         if chat is not None and (shown := _shown_format(body.response_format)) is not None:
             place = next((i for i, each in enumerate(plain) if each.get("role") not in _INSTRUCTORS), len(plain))
             plain.insert(place, {"role": "developer", "content": shown})
-        text = "".join(str(each.get("content", "")) for each in plain)
         if not truncates:
-            service.refuse_hopeless(text, "messages")
+            texts = contents(plain) if chat is None else harmony_texts(plain, tools, options)
+            service.refuse_hopeless("".join(texts), "messages")
         if chat is not None:
             options.setdefault("current_date", service.today().isoformat())
-            length = len(text) + TOOL_LENGTH * len(tools)
+            length = written([plain, tools, options], enough=SHORT_TEXT + 1)
             return await service.tokens(lambda: chat.encode(plain, tools, **options), length, "messages")
         if template is not None:
             return await service.encode_rendered(await template.render_async(plain, list(tools) or None, **options))

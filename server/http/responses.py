@@ -58,7 +58,9 @@ def router(
                 left = asyncio.ensure_future(gone(request.receive))
                 pieces = await unless(run.generation.collect(), left)
             # 499, as nginx has it, for the count; there is no one left to read it.
-            return Response(status_code=499) if pieces is None else _json(await run.whole(pieces))
+            if pieces is None:
+                return Response(status_code=499)
+            return Response(await run.whole(pieces), media_type="application/json")
         finally:
             await run.generation.close()
 

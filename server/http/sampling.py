@@ -18,6 +18,7 @@ from .schema.fields import Body, SamplingFields
 from .service import Service, context_exceeded
 
 MAX_PROMPT_LOGPROBS = 1 << 17  # of a request: a quarter of a second to word them, and tens of megabytes
+MAX_LOGPROBS = 1 << 21  # of a request's answers, which are seldom as long as they may be
 
 _COPIED = (
     "min_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
@@ -54,6 +55,23 @@ def check_prompt_logprobs(logprobs: int | None, tokens: int, param: str) -> None
     if logprobs is not None and tokens * (logprobs + 1) > MAX_PROMPT_LOGPROBS:
         message = f"{param}: {tokens} prompt tokens times {logprobs + 1} exceed {MAX_PROMPT_LOGPROBS} log-probabilities"
         raise bad_request(message, param)
+
+
+def longest_scored(logprobs: int | None, sequences: int, max_tokens: int | None, param: str) -> int | None:
+    """Tokens at which each of so many answers ends for the sake of its log-probabilities; None: at no number of them.
+
+    Raises ApiError 400 where `max_tokens` asks for more.
+    """
+    if logprobs is None:
+        return None
+    most = MAX_LOGPROBS // (sequences * (logprobs + 1))
+    if max_tokens is not None and max_tokens > most:
+        message = (
+            f"{param}: {sequences} answers of {max_tokens} tokens times {logprobs + 1} exceed {MAX_LOGPROBS} "
+            "log-probabilities; ask for fewer of them, for fewer answers or for shorter ones"
+        )
+        raise bad_request(message, param)
+    return most
 
 
 def sampling_params(

@@ -42,6 +42,12 @@ class Split:
     calls: tuple[CallDelta, ...] = ()
     owner: Owner = "undecided"
 
+    def add(self, later: Split) -> None:
+        self.content += later.content
+        self.reasoning += later.reasoning
+        self.calls += later.calls
+        self.owner = self.owner if later.owner == "undecided" else later.owner
+
 
 class Splitter(Protocol):
     silent_ids: frozenset[int]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Request, Response
@@ -13,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from .choice import Piece
 from .errors import ApiError, encode_json, internal_error, report
 from .generation import Generation
+from .logprobs import scored, worded
 
 log = logging.getLogger("yardmaster.http")
 
@@ -73,13 +75,16 @@ class EventStream(Response):
     async def _blocks(self, request_id: str) -> AsyncIterator[bytes]:
         try:
             async for news in self._generation.pieces():
-                yield b"".join(event(chunk) for index, piece in news for chunk in self._events.chunks(index, piece))
+                yield await worded(partial(self._block, news), scored(piece for _, piece in news))
             yield b"".join(event(chunk) for chunk in self._events.last()) + DONE
         except ApiError as error:
             yield event(error.body) + DONE
         except Exception as error:
             report(log, request_id, error)
             yield event(internal_error().body) + DONE
+
+    def _block(self, news: list[tuple[int, Piece]]) -> bytes:
+        return b"".join(event(chunk) for index, piece in news for chunk in self._events.chunks(index, piece))
 
 
 def event(chunk: dict[str, Any]) -> bytes:
@@ -120,9 +125,7 @@ async def answer(
         # 499, as nginx has it, for the count; there is no one left to read it.
         if pieces is None:
             return Response(status_code=499)
-        # Log-probabilities can be many: worded in a thread, they hold up nobody.
-        many = any(piece.logprobs or piece.prompt_logprobs for piece in pieces)
-        body = await asyncio.to_thread(whole, pieces) if many else whole(pieces)
-        return Response(encode_json(body), media_type="application/json")
+        body = await worded(lambda: encode_json(whole(pieces)), scored(pieces))
+        return Response(body, media_type="application/json")
     finally:
         await generation.close()

@@ -21,6 +21,7 @@ MAX_HEADER_BYTES = 4096
 MAX_NAME = 255
 _HEADS = 64 << 10  # bytes of a body that may be around the file
 _SLOWEST = 128 << 10  # bytes a second, on the whole
+_LEAST = 16 << 10  # bytes a second, at any time: what only trickles holds up other uploads
 _DROPPED, _DROP_SECONDS = 1 << 20, 2.0  # of what a refused client still sends
 
 
@@ -49,8 +50,7 @@ async def receive(request: Request, sink: BinaryIO, max_bytes: int, patience: fl
 
 async def _receive(request: Request, body: _Body, sink: BinaryIO, max_bytes: int) -> Upload:
     # Unlike JSON, a form is what a page in a browser can post to a loopback address unasked; but it says who it is.
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
+    if not _of_this_server(request.headers.get("origin"), request.headers.get("host", "")):
         raise ApiError(403, "Pages of another origin may not upload files here.", code="cross_origin")
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary", b"")
@@ -64,11 +64,12 @@ async def _receive(request: Request, body: _Body, sink: BinaryIO, max_bytes: int
     form = _Form(sink, max_bytes)
     try:
         parser = MultipartParser(boundary, form.callbacks)
-        async with asyncio.timeout(body.patience + max_bytes / _SLOWEST):
-            received = 0
+        async with asyncio.timeout(body.patience) as limit:
+            received, begun = 0, asyncio.get_running_loop().time()
             while not body.over:
                 chunk = await body.read()
                 received += len(chunk)
+                limit.reschedule(begun + body.patience + min(max_bytes / _SLOWEST, received / _LEAST))
                 if received > max_bytes + _HEADS:
                     raise _too_large(max_bytes)
                 if chunk:
@@ -80,6 +81,14 @@ async def _receive(request: Request, body: _Body, sink: BinaryIO, max_bytes: int
     if not form.ended:
         raise bad_request("The body ends before its last boundary.", code="invalid_multipart")
     return form.upload
+
+
+def _of_this_server(origin: str | None, host: str) -> bool:
+    """A page of this server's sends the request, or no page at all."""
+    try:
+        return origin is None or urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:  # "http://["
+        return False
 
 
 class _Body:

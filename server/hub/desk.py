@@ -86,6 +86,9 @@ class Desk:
         self._hall = hall
         self._live: dict[str, AsyncIterator[RequestOutput]] = {}
         self._callers: dict[int, Caller] = {}
+        # What has been asked for and is not there yet. True: meanwhile it is not wanted any more.
+        self._coming: dict[str, bool] = {}
+        self._entering: dict[int, bool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending: list[RequestOutput] = []
         self._flushing = False
@@ -116,15 +119,21 @@ class Desk:
         self.silence = 0
         match message:
             case Sequence():
+                self._coming[message.submit.request_id] = False
                 self._start(self._play(message))
             case Abort():
                 if message.request_id in self._live:
                     self._start(self._hall.client.abort(message.request_id))
+                elif message.request_id in self._coming:
+                    self._coming[message.request_id] = True
             case Enter():
+                self._entering[message.number] = False
                 self._start(self._answer(message.number, lambda: self._enter(message)))
             case Leave():
                 if (caller := self._callers.pop(message.caller, None)) is not None:
                     caller.drop()
+                elif message.caller in self._entering:
+                    self._entering[message.caller] = True
             case Limits():
                 self._start(self._answer(message.number, lambda: self._limits(message.name)))
             case Took():
@@ -147,17 +156,23 @@ class Desk:
     async def _play(self, message: Sequence) -> None:
         """Hand a sequence to the engine and its outputs to the front end."""
         identity = message.submit.request_id
+        if self._coming[identity] or self.lost.is_set():  # its caller may have left, too
+            del self._coming[identity]
+            self.wire.send(Answer(message.number))
+            return
         try:
             if message.caller is not None:
                 CALLER.set(self._callers[message.caller])  # in this task alone
             outputs = await self._hall.client.submit(message.submit)
         except Exception as error:
+            del self._coming[identity]
             self.wire.send(Answer(message.number, refusal=_refusal(error, identity)))
             return
         self._live[identity] = outputs
+        unwanted = self._coming.pop(identity)
         self.wire.send(Answer(message.number))
         try:
-            if self.lost.is_set():  # it went while the engine made up its mind
+            if unwanted or self.lost.is_set():  # while the engine made up its mind
                 await self._hall.client.abort(identity)
             if isinstance(outputs, Stream):
                 await self._pour(outputs)
@@ -203,9 +218,16 @@ class Desk:
     async def _enter(self, message: Enter) -> None:
         keys = self._hall.keys
         tenant = None if keys is None else keys.tenants.get(message.name)
-        if keys is None or tenant is None:  # the file was read anew this moment
-            raise unknown_key()
-        self._callers[message.number] = await keys.enter(tenant, message.deadline, message.background)
+        try:
+            if keys is None or tenant is None:  # the file was read anew this moment
+                raise unknown_key()
+            caller = await keys.enter(tenant, message.deadline, message.background)
+        finally:
+            left = self._entering.pop(message.number)
+        if left or self.lost.is_set():
+            caller.drop()
+        else:
+            self._callers[message.number] = caller
 
     async def _limits(self, name: str) -> list[tuple[bytes, bytes]]:
         keys = self._hall.keys

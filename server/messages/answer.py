@@ -13,6 +13,7 @@ from ..http.choice import Piece
 from ..http.notes import Notes, Said
 from ..http.splitter import CallDelta
 from ..http.usage import Usage
+from .call_id import shown
 from .tool_input import ToolInput
 
 Shown = Literal["summarized", "omitted"]
@@ -129,8 +130,7 @@ class Answer:
 
     def _tool_use(self, call: CallDelta, arguments: str) -> Iterator[dict[str, Any]]:
         if self._open != "tool_use" or call.index != self._call:
-            identity = f"toolu_{(call.id or '').removeprefix('call_')}"
-            yield from self._begin("tool_use", {"id": identity, "name": call.name, "input": {}})
+            yield from self._begin("tool_use", {"id": shown(call.id or ""), "name": call.name, "input": {}})
             self._call, self._input = call.index, ToolInput()
         if text := self._input.feed(arguments):
             yield self._delta("input_json_delta", {"partial_json": text})

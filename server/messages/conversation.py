@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..http.errors import bad_request
 from ..http.schema.chat import MAX_MESSAGES, ChatRequest
+from .call_id import written
 from .schema import (
     KNOWN_BLOCKS,
     Block,
@@ -32,13 +33,14 @@ _SAYS = ("content", "reasoning", "tool_calls", "tool_call_id")
 Effort = Literal["low", "medium", "high"]
 
 
-def chat_request(body: CountTokensRequest, enable_thinking: bool = False) -> ChatRequest:
+def chat_request(body: CountTokensRequest, enable_thinking: bool = False, tools: str | None = None) -> ChatRequest:
     """The same request to /v1/chat/completions, less `max_tokens`. Raises ApiError 400 with Anthropic's path.
 
-    `enable_thinking`: tell the template whether to think, as a variable of that name.
+    `enable_thinking`: tell the template whether to think, as a variable of that name. `tools`: the format of calls, by
+    its name, for their ids.
     """
     fields: dict[str, Any] = {"model": body.model, "reasoning_effort": effort(body)}
-    fields["messages"] = messages = _Conversation(body).messages
+    fields["messages"] = messages = _Conversation(body, tools).messages
     if not messages:
         raise bad_request("messages: they hold nothing", "messages")
     if len(messages) > MAX_MESSAGES:
@@ -84,9 +86,10 @@ def effort(body: CountTokensRequest) -> Effort | None:
 class _Conversation:
     """`messages`: those of `body` in OpenAI's form. Neighbours of one role become one; a result is its own."""
 
-    def __init__(self, body: CountTokensRequest) -> None:
+    def __init__(self, body: CountTokensRequest, tools: str | None) -> None:
         self.messages: list[dict[str, Any]] = []
-        self._calls: set[str] = set()  # ids
+        self._tools = tools
+        self._calls: dict[str, str] = {}  # the client's ids to those of the prompt
         self._add("system", _text(body.system or "", "system"))
         for place, turn in enumerate(body.messages):
             self._turn(turn, f"messages[{place}].content", last=place == len(body.messages) - 1)
@@ -126,7 +129,8 @@ class _Conversation:
                 content = _text(block.content or "", f"{at}.content")
                 if block.is_error and not content.lower().startswith("error"):
                     content = f"Error: {content}"
-                self.messages.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": content})
+                identity = self._calls[block.tool_use_id]
+                self.messages.append({"role": "tool", "tool_call_id": identity, "content": content})
             else:
                 self._add("user", _text([block], at, alone=True))
 
@@ -152,8 +156,8 @@ class _Conversation:
         if len(calls) == MAX_CALLS:
             raise bad_request(f"{at}: at most {MAX_CALLS} tool_use blocks in a message", at)
         function = {"name": block.name, "arguments": arguments}
-        calls.append({"id": block.id, "type": "function", "function": function})
-        self._calls.add(block.id)
+        self._calls[block.id] = identity = written(block.id, block.name, self._tools)
+        calls.append({"id": identity, "type": "function", "function": function})
 
     def _answer(self) -> dict[str, Any]:
         """The assistant's message that the blocks belong to."""

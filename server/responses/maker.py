@@ -19,7 +19,7 @@ from ..http.errors import bad_request, report
 from ..http.generation import Generation
 from ..http.logprobs import chat_logprobs
 from ..http.prompts import render_chat
-from ..http.sampling import check_common, sampling_params, submits
+from ..http.sampling import check_common, longest_scored, sampling_params, submits
 from ..http.schema.chat import ChatRequest
 from ..http.service import Service
 from ..http.structured import chat_form
@@ -62,6 +62,7 @@ class Maker:
         form = await chat_form(chat, tools, service, prompt)
         top = (body.top_logprobs or 0) if body.logprobs else None
         params = sampling_params(chat, service, len(prompt), body.max_output_tokens, param="input", logprobs=top)
+        most = longest_scored(top, 1, body.max_output_tokens, "top_logprobs")
         identity = new_id("resp")
         submit = submits(identity, prompt, params, chat, service, None if form is None else form.grammar)[0]
         notes = chosen_notes(
@@ -84,7 +85,7 @@ class Maker:
         if body.background and self.runs is not None:
             self.runs.admit()
         param = None if form is None else name_of(form.param, body)
-        run = Run(Generation(service, [Choice(0, submit, notes)], param), notes, narrator, keep)
+        run = Run(Generation(service, [Choice(0, submit, notes, most)], param), notes, narrator, keep)
         await run.generation.start()
         return run, given
 

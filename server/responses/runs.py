@@ -10,11 +10,13 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
 
 from ..http.choice import Piece
 from ..http.errors import ApiError, internal_error, report, unavailable
 from ..http.generation import Generation
-from ..http.notes import Notes
+from ..http.logprobs import scored, worded
+from ..http.notes import Notes, Said
 from .events import Event, Narrator
 from .resource import Resource, encode_resource
 from .store import LEASE, ResponseStore
@@ -46,13 +48,14 @@ class Run:
 
     async def events(self) -> AsyncIterator[list[bytes]]:
         """As server-sent events. Whatever goes wrong is one too."""
-        narrator, finish_reason = self.narrator, None
+        narrator, finish_reason, tokens = self.narrator, None, 0
         yield _encoded(narrator.begin())
         try:
             async for news in self.generation.pieces():
                 for _, piece in news:
-                    finish_reason = piece.finish_reason
-                    yield _encoded(narrator.tell(self._notes.take(), piece))
+                    finish_reason, said = piece.finish_reason, self._notes.take()
+                    tokens += len(piece.logprobs)
+                    yield await worded(partial(_told, narrator, said, piece), scored([piece]))
             last = list(narrator.end(finish_reason))
         except ApiError as error:
             last = list(narrator.fail(error))
@@ -60,19 +63,20 @@ class Run:
             report(log, self.identity, error)
             last = list(narrator.fail(internal_error()))
         await self._keep(narrator.resource)
-        yield _encoded(last)
+        yield await worded(partial(_encoded, last), tokens)
 
-    async def whole(self, pieces: list[Piece]) -> Resource:
-        """The response of a generation that has been collected."""
-        for told in (
-            self.narrator.begin(),
-            self.narrator.tell(self._notes.take(), pieces[0]),
-            self.narrator.end(pieces[0].finish_reason),
-        ):
-            for _ in told:
-                pass
-        await self._keep(self.narrator.resource)
-        return self.narrator.resource
+    async def whole(self, pieces: list[Piece]) -> bytes:
+        """The response of a generation that has been collected, as JSON."""
+        narrator, said, tokens = self.narrator, self._notes.take(), scored(pieces)
+
+        def tell() -> None:
+            for told in (narrator.begin(), narrator.tell(said, pieces[0]), narrator.end(pieces[0].finish_reason)):
+                for _ in told:
+                    pass
+
+        await worded(tell, tokens)
+        await self._keep(narrator.resource)
+        return await worded(partial(encode_resource, narrator.resource), tokens)
 
 
 class Noted:
@@ -197,6 +201,10 @@ class Background:
             for identity in asked:
                 if identity not in held:
                     await self.cancel(identity)
+
+
+def _told(narrator: Narrator, said: list[Said], piece: Piece) -> list[bytes]:
+    return _encoded(narrator.tell(said, piece))
 
 
 def _encoded(events: Iterable[Event]) -> list[bytes]:

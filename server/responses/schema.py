@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...engine.sampling_params import MAX_TOP_K, SEED_LIMIT
 from ..http.schema.chat import MAX_MESSAGES, MAX_TOOLS
-from ..http.schema.fields import MAX_TOKENS, Body, Name, Text, TokenId
+from ..http.schema.fields import MAX_TOKENS, Body, Metadata, Name, Text, TokenId
 from .input_items import Identity, InputItem
 
 MAX_ITEMS = MAX_MESSAGES
@@ -173,12 +173,7 @@ class ResponsesRequest(Conversation):
     max_output_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
     """Longest answer, reasoning included."""
     max_tool_calls: Annotated[int, Field(ge=1)] | None = Field(None, description="Of built-in tools: there are none.")
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
-        ]
-        | None
-    ) = None
+    metadata: Metadata | None = None
     """Kept with the response, and given back."""
     prompt_cache_key: Annotated[str, Field(max_length=1024)] | None = None
     """Given back, and without effect."""

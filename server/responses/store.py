@@ -65,11 +65,12 @@ class StoreConfig:
     keep: float = 30 * 24 * 3600.0  # seconds, OpenAI's
     max_chain: int = 1000  # responses of one conversation
     max_chain_bytes: int = 32 << 20
+    max_chain_items: int = 1 << 15  # and their parts, together
 
     def __post_init__(self) -> None:
         if not self.path.strip():
             raise ValueError("--response-store must be a file, or `off`")
-        for name in ("max_responses", "max_bytes", "keep", "max_chain", "max_chain_bytes"):
+        for name in ("max_responses", "max_bytes", "keep", "max_chain", "max_chain_bytes", "max_chain_items"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} of the response store must be above 0, got {getattr(self, name)}")
 
@@ -93,9 +94,7 @@ class ResponseStore:
         self.clock = clock
         try:
             if config.path != MEMORY:
-                path = Path(config.path)
-                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # conversations are nobody else's
+                Path(config.path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = Database(
                 config.path, _SCHEMA, _VERSION, patience=_BUSY_SECONDS, thread="response-store",
                 # A crash of the machine may cost the last answers; what was deleted is gone.
@@ -185,12 +184,18 @@ class ResponseStore:
         now = self.clock()
         self._db.execute(f"{_CHAIN} UPDATE responses SET used = {now!r} WHERE id IN (SELECT id FROM chain)", bound)
         items: list[Kept] = []
+        count = 0
         for row in reversed(rows):
             full = self._row(owner, row["id"])
             resource = self._resource(full)
             if resource["status"] in ACTIVE:
                 raise NotUsable("response_not_ready", f"it is {resource['status']}; wait until it is over")
-            items += [*json.loads(full["input"]), *resource["output"]]
+            more: list[Kept] = [*json.loads(full["input"]), *resource["output"]]
+            count += sum(1 + _parts(item) for item in more)
+            if count > self.config.max_chain_items:
+                message = f"the conversation behind it has over {self.config.max_chain_items} items and parts"
+                raise NotUsable("conversation_too_long", f"{message}; begin another with what still matters of it")
+            items += more
         return items
 
     def items(self, owner: str, identities: Collection[str]) -> dict[str, Kept]:
@@ -269,6 +274,11 @@ class ResponseStore:
         self._db.executemany("DELETE FROM responses WHERE id = ?", [(each,) for each in identities])
 
 
+def _parts(item: Kept) -> int:
+    said = item.get("content", item.get("output"))
+    return len(said) if isinstance(said, list) else 0
+
+
 def _size(texts: Sequence[str], items: int) -> int:
     return sum(map(len, texts)) + _ITEM_BYTES * items + _ROW_BYTES
 
@@ -279,14 +289,19 @@ def store_path(given: str | None) -> str:
     Raises ValueError, naming the flag, for a file that cannot be used.
     """
     if given is not None:
-        if given != OFF:
-            ResponseStore(StoreConfig(given)).close()
-        return given
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    path = str(Path(base) / "yardmaster" / "responses.sqlite")
-    try:
+        if given == OFF:
+            return OFF
+        try:
+            path = str(Path(given).expanduser()) if given.strip() else given
+        except RuntimeError:
+            raise ValueError(f"--response-store {given}: that home folder is not known; write the whole path") from None
         ResponseStore(StoreConfig(path)).close()
-    except ValueError as error:
+        return path
+    try:
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        path = str(Path(base) / "yardmaster" / "responses.sqlite")
+        ResponseStore(StoreConfig(path)).close()
+    except (ValueError, RuntimeError) as error:  # the latter where nobody has a home
         log.warning("what /v1/responses keeps will be lost at the end: %s", error)
         return MEMORY
     return path

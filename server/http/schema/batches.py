@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .fields import Name
+from .fields import Metadata, Name
 
 
 class OutputExpiresAfter(BaseModel):
@@ -29,12 +29,7 @@ class BatchRequest(BaseModel):
     """The `url` of all its lines."""
     completion_window: Literal["24h"]
     """How long it may take."""
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
-        ]
-        | None
-    ) = None
+    metadata: Metadata | None = None
     """Kept with the batch."""
     output_expires_after: OutputExpiresAfter | None = None
     """When the files that it writes are deleted."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ....engine.sampling_params import MAX_TOP_K, SEED_LIMIT
 from ..config import MAX_NAME
@@ -19,7 +19,21 @@ MAX_TOKENS = 1 << 24
 MAX_TEXT = 1 << 28  # characters; the body's limit comes first
 MAX_STOP = 16
 MAX_IDS = 1 << 24
+MAX_BIASES = 1024
+MAX_METADATA = 16  # entries, where they are kept
 MAX_PRIORITY = 1 << 20  # from there on it is the server's own, for what nobody waits for
+
+
+def few(most: int) -> BeforeValidator:
+    """A dict's bound, held before its entries are looked at: pydantic would tell what is wrong with each of them."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > most:
+            raise ValueError(f"must have at most {most} entries, has {len(value)}")
+        return value
+
+    return BeforeValidator(check)
+
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1, max_length=MAX_IDS)]
@@ -27,6 +41,11 @@ Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=MAX_METADATA),
+    few(MAX_METADATA),
+]
 
 # Fields of OpenAI or vLLM that would change the answer, with the values that ask for nothing. None always asks for
 # nothing. A body that has the field itself is not concerned: the table is about what a route does not know.
@@ -162,7 +181,8 @@ class SamplingFields(Body):
     logit_bias: (
         Annotated[
             dict[Annotated[str, Field(max_length=10)], Annotated[float, Field(ge=-100, le=100)]],
-            Field(max_length=1024),
+            Field(max_length=MAX_BIASES),
+            few(MAX_BIASES),
         ]
         | None
     ) = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from yardmaster.engine.config import EngineConfig
 from yardmaster.server import front
 from yardmaster.server.cli import main as cli
 from yardmaster.server.http.config import HttpConfig
+from yardmaster.tests.server.fair.house import FILE
 from yardmaster.tests.server_process import ServerProcess
 
 SERVE = Path(__file__).with_name("fair_serve.py")
@@ -93,6 +95,10 @@ def test_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert cli.run(["serve", str(tmp_path), "--keys-file", str(file)]) == 2
     assert "--keys-file" in capsys.readouterr().err
     file.touch()
+    assert cli.run(["serve", str(tmp_path), "--keys-file", str(file)]) == 2  # before there is a model
+    assert "keys.yaml" in capsys.readouterr().err
+    file.write_text(FILE)
+    monkeypatch.setattr(front, "listen", lambda http: socket.socket())  # whatever serves on this machine's port 8000
     assert cli.run(["serve", str(tmp_path), "--keys-file", str(file), "--host", "0.0.0.0"]) == 0
     assert seen.pop().keys_file == str(file)
     config = tmp_path / "serve.yaml"

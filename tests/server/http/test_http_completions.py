@@ -113,6 +113,20 @@ def test_echo_with_logprobs(plain: Any, stream: bool) -> None:
     assert plain.engine.submitted[0].params.prompt_logprobs == 2
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo_of_tokens_without_text(plain: Any, stream: bool) -> None:
+    plain.engine.script = answering(plain, "ok", logprobs=True)
+    body = {"prompt": [plain.eos, plain.eos], "echo": True, "logprobs": 1}
+    if stream:
+        parts = [chunk["choices"][0]["logprobs"] for chunk in streamed(plain, body)]
+        found = {name: [each for part in parts for each in part[name]] for name in parts[0]}
+    else:
+        found = complete(plain, body)["choices"][0]["logprobs"]
+    assert found["tokens"] == ["<|endoftext|>", "<|endoftext|>", "o", "k"]
+    assert found["token_logprobs"][:2] == [None, -plain.eos / 10]
+    assert found["text_offset"] == [0, 0, 0, 1]
+
+
 def test_echo_alone(plain: Any) -> None:
     plain.engine.script = answering(plain, "!", logprobs=True)
     assert complete(plain, {"prompt": "abc", "echo": True})["choices"][0]["text"] == "abc!"

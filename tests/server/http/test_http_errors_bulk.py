@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anyio
 import httpx
 import pytest
+from pydantic import BaseModel, ValidationError
 
+from yardmaster.server.http import body
+from yardmaster.server.http.body import explain
+from yardmaster.server.http.schema.batches import BatchRequest
 from yardmaster.tests.server.http.refusals import CHAT, HELLO, JSON, refused, send
 
 
@@ -119,6 +124,33 @@ def test_a_large_honest_prompt_is_read(plain: Any, prompt: Any) -> None:
     response = send(plain.app(), "POST", "/v1/completions", json={"prompt": prompt, "max_tokens": 1})
     assert response.status_code == 200
     assert response.json()["usage"]["prompt_tokens"] >= 131_072
+
+
+BAD = {f"{place:012d}": 1e9 for place in range(5000)}
+
+
+@pytest.mark.parametrize(("path", "field", "most"), [(CHAT, "logit_bias", 1024), ("/v1/responses", "metadata", 16)])
+def test_thousands_of_bad_entries_are_one_error(plain: Any, path: str, field: str, most: int) -> None:
+    response = send(plain.app(), "POST", path, json={"messages": HELLO, "input": "hi", field: BAD})
+    message = refused(response, 400, "invalid_value", field)
+    assert message == f"{field}: must have at most {most} entries, has {len(BAD)}"
+    batch = {"input_file_id": "f", "endpoint": CHAT, "completion_window": "24h", "metadata": BAD}
+    with pytest.raises(ValidationError) as caught:
+        BatchRequest.model_validate_json(json.dumps(batch))
+    assert caught.value.error_count() == 1
+
+
+def test_of_many_errors_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Many(BaseModel):
+        numbers: list[int]
+
+    raw, looked = json.dumps({"numbers": ["x"] * 5000}).encode(), []
+    path = body._path
+    monkeypatch.setattr(body, "_path", lambda *arguments, **options: (looked.append(1), path(*arguments, **options))[1])
+    with pytest.raises(ValidationError) as caught:
+        Many.model_validate_json(raw)
+    assert explain(caught.value, raw).param == "numbers[0]"
+    assert len(looked) <= 256
 
 
 def test_prompt_logprobs_out_of_measure(plain: Any) -> None:

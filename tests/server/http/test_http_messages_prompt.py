@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from yardmaster.server.http import messages
+from yardmaster.server.text.formats.registry import ChatFormat
 from yardmaster.tests.server.http.messages_talk import (
     BODY,
     COUNT,
     HELLO,
     NOW,
+    PATH,
     TOOLS,
     WEATHER,
     blocks,
@@ -109,6 +112,27 @@ def test_user_text_never_becomes_a_control_token(harmony: Any) -> None:
 def test_examples_join_the_description(harmony: Any) -> None:
     whole(harmony, {"tools": [{**WEATHER, "input_examples": [{"city": "Ulm"}]}]})
     assert 'Examples of its input:\n// {"city": "Ulm"}' in prompt(harmony)
+
+
+def test_ids_of_calls_are_the_family_s_own_in_the_prompt(plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mistral's templates refuse all but nine letters and digits."""
+    seen: list[Any] = []
+
+    async def render(body: Any, messages: Any, *rest: Any) -> list[int]:
+        seen.extend(messages)
+        return [1]
+
+    monkeypatch.setattr(messages, "render_chat", render)
+    turns = [
+        *HELLO,
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "toolu_VvvODy9mT", "name": "now", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_VvvODy9mT", "content": "12:00"}]},
+    ]
+    app = plain.app(format=ChatFormat("mistral"))
+    for path in (PATH, COUNT):
+        assert send(app, BODY | TOOLS | {"messages": turns}, path).status_code == 200
+        assert seen[1].tool_calls[0].id == seen[2].tool_call_id == "VvvODy9mT"
+        seen.clear()
 
 
 def grammars(stage: Any) -> tuple[str | None, str | None]:

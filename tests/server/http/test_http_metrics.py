@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from typing import Any
 
 import anyio
@@ -87,6 +88,7 @@ def test_engine_and_ranks() -> None:
 
     class Engine:
         dead: str | None = None
+        ready = False
 
         def on_stats(self, listener: Any) -> None:
             self.stats = listener
@@ -122,11 +124,38 @@ def test_engine_and_ranks() -> None:
     assert [value("expert_imbalance", layer=layer) for layer in "01"] == [1.5, 2.5]
     assert value("dispatch_seconds_total", rank="0") == 0.5
     assert value("combine_bytes_total", rank="3") == 1 << 40
-    assert value("engine_up") == 1
+    assert value("engine_up") == 0  # it loads
+    engine.ready = True
+    assert read()("engine_up") == 1
     engine.dead = "rank 0 left"
     value = read()
     assert value("engine_up") == 0
     assert [value("rank_up", rank=rank) for rank in "03"] == [0, 0]
+
+
+def test_the_engine_is_up_while_it_takes_requests(plain: Any) -> None:
+    """As /ready says."""
+    app = plain.app()
+
+    async def look() -> tuple[int, float]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            found = samples((await client.get("/metrics")).text)
+            return (await client.get("/ready")).status_code, found["yardmaster_engine_up", ()]
+
+    plain.engine.ready = False
+    assert anyio.run(look) == (503, 0)
+    plain.engine.ready = True
+    assert anyio.run(look) == (200, 1)
+    plain.engine.dead = "rank 0 left"
+    assert anyio.run(look) == (503, 0)
+
+
+def test_the_time_of_the_start_stays() -> None:
+    before = time.time()
+    metrics = Metrics("a", "0")
+    after = time.time()
+    first, second = (samples(metrics.render().decode())["yardmaster_start_time_seconds", ()] for _ in range(2))
+    assert before <= first == second <= after
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Debian's package prometheus")

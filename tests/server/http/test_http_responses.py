@@ -12,8 +12,9 @@ from yardmaster.engine.messages import RequestOutput, Submit, TokenLogprob
 from yardmaster.engine.sampling_params import SamplingParams
 from yardmaster.server.http.choice import Choice
 from yardmaster.server.http.notes import FormatNotes
-from yardmaster.server.http.splitter import CallDelta, Split
 from yardmaster.server.responses.events import Narrator
+from yardmaster.server.text.formats.base import Arguments, CallEnd, CallStart, Content, Event, Reasoning
+from yardmaster.server.text.formats.registry import ChatFormat
 from yardmaster.tests.server.http.responses_talk import (
     ANSWER,
     CALL,
@@ -187,31 +188,31 @@ def test_logprobs_of_a_preamble_and_an_answer(harmony: Any) -> None:
 
 
 def test_a_format_without_messages(plain: Any) -> None:
-    """Thought, text and calls of any other splitter: an item each, in their order, with their log-probabilities."""
-    script = [
-        Split(reasoning="Hm", owner="reasoning"), Split(content="I ", owner="content"), Split(),
-        Split(content="look", owner="content"), Split(calls=(CallDelta(0, "", "call_a", "f"),), owner="call"),
-        Split(calls=(CallDelta(0, "{}"), CallDelta(1, "", "call_b", "g"), CallDelta(1, "[]")), owner="call"),
-        Split(content="done", owner="content"),
+    """Thought, text and calls of any other format: an item each, in their order, with their log-probabilities."""
+    script: list[list[Event]] = [
+        [Reasoning("Hm")], [Content("I ")], [], [Content("look")], [CallStart("f", "call_a")],
+        [Arguments("{}"), CallEnd(), CallStart("g", "call_b"), Arguments("[]")], [CallEnd(), Content("done")],
     ]  # fmt: skip
+    tokens = plain.ids("0123456")
+    assert len(tokens) == len(script)
 
     class Scripted:
-        silent_ids: frozenset[int] = frozenset()
-        done = False
+        """A parser, to whom each token is a place in the script."""
 
-        def feed(self, token_ids: Any) -> Split:
-            return script[token_ids[0]]
+        holds = True
 
-        def finish(self) -> Split:
-            return Split(content="!", owner="content")
+        def feed(self, text: str) -> list[Event]:
+            return script[int(text)] if text else []
 
-    notes = FormatNotes(Scripted())
+        def finish(self) -> list[Event]:
+            return [Content("!")]
+
+    notes = FormatNotes(plain.tokenizer, ChatFormat("hermes"), functions=["f", "g"])
+    notes._parser = Scripted()  # type: ignore[assignment]
     submit = Submit(request_id="r", prompt_token_ids=[1], params=SamplingParams(logprobs=0))
     choice = Choice(0, submit, notes)
     logprobs = [TokenLogprob(token, -float(token), 1) for token in range(len(script))]
-    piece = choice.feed(
-        RequestOutput(request_id="r", token_ids=list(range(len(script))), logprobs=logprobs, finish_reason="length")
-    )
+    piece = choice.feed(RequestOutput(request_id="r", token_ids=tokens, logprobs=logprobs, finish_reason="length"))
     resource: dict[str, Any] = {"status": "in_progress", "output": []}
     narrator = Narrator(resource, 1, lambda tokens: [{"logprob": token.logprob} for token in tokens], False)
     events = [*narrator.begin(), *narrator.tell(notes.take(), piece), *narrator.end(piece.finish_reason)]
