@@ -167,8 +167,9 @@ class Code(ir.IRBuilder):
         return self._intrinsic(f"llvm.fmuladd.v{x.type.count}f32", x.type, [x, y, z])
 
     def look_up(self, table: Value, index: Value) -> Value:
-        """table[index & 15] lane by lane; AVX-512 only."""
-        return self._intrinsic("llvm.x86.avx512.permvar.sf.512", table.type, [table, index])
+        """table[index % lanes] lane by lane: of 16 lanes AVX-512 has it, of 8 AVX2."""
+        name = {16: "llvm.x86.avx512.permvar.sf.512", 8: "llvm.x86.avx2.permps"}[table.type.count]
+        return self._intrinsic(name, table.type, [table, index])
 
     def at_most(self, x: Value, bound: Value) -> Value:
         return self.select(self.fcmp_ordered(">", x, bound), bound, x)  # NaN stays

@@ -29,7 +29,7 @@ class Host:
     features: str
     lanes: int  # float32 values a vector register
     tokens: int
-    lookup: bool  # one instruction picks 16 floats out of a table of 16 (AVX-512's vpermps)
+    lookup: bool  # one instruction picks `lanes` floats out of a table of as many (vpermps)
     rows: int = 4
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ def host() -> Host | None:
         if has.get("avx512f") and has.get("avx512vl") and has.get("avx512bw"):
             return Host(*describe, lanes=16, tokens=5, lookup=True)  # 32 registers: 20 sums, 8 weights, 1 input
         if has.get("avx2") and has.get("fma") and has.get("f16c"):
-            return Host(*describe, lanes=8, tokens=2, lookup=False)  # 16 registers
+            return Host(*describe, lanes=8, tokens=2, lookup=True)  # 16 registers
     if machine == "aarch64":
         return Host(*describe, lanes=4, tokens=4, lookup=False)  # 32 registers
     return None

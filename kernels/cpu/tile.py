@@ -157,9 +157,16 @@ def _multiply(code: Code, weights: list[Value], inputs: list[Value], sums: list[
 def _decoder(code: Code, host: Host, scale: Value) -> Callable[[Value], Value]:
     """From the low four bits of each lane (higher ones may be anything) to float32 values, times `scale`; exact."""
     lanes = host.lanes
-    if host.lookup:
-        table = code.fmul(ir.Constant(vector(F32, lanes), [*E2M1, *(-value for value in E2M1)]), scale)
+    table = code.fmul(ir.Constant(vector(F32, lanes), [*E2M1, *(-value for value in E2M1)][:lanes]), scale)
+    if host.lookup and lanes == 16:
         return lambda codes: code.look_up(table, codes)
+
+    def signed(codes: Value, positive: Value) -> Value:
+        sign = code.and_(code.shl(codes, fill(I32, lanes, 28)), fill(I32, lanes, -(1 << 31)))
+        return code.bitcast(code.or_(code.bitcast(positive, vector(I32, lanes)), sign), vector(F32, lanes))
+
+    if host.lookup:
+        return lambda codes: signed(codes, code.look_up(table, codes))
 
     def value(codes: Value) -> Value:
         size = code.and_(codes, fill(I32, lanes, 7))
@@ -169,9 +176,7 @@ def _decoder(code: Code, host: Host, scale: Value) -> Callable[[Value], Value]:
         )
         small = code.fmul(code.sitofp(size, vector(F32, lanes)), fill(F32, lanes, 0.5))
         positive = code.select(code.icmp_unsigned("<", size, fill(I32, lanes, 2)), small, normal)
-        sign = code.shl(code.and_(codes, fill(I32, lanes, 8)), fill(I32, lanes, 28))
-        bits = code.or_(code.bitcast(positive, vector(I32, lanes)), sign)
-        return code.fmul(code.bitcast(bits, vector(F32, lanes)), scale)
+        return code.fmul(signed(codes, positive), scale)
 
     return value
 

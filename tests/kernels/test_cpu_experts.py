@@ -17,7 +17,7 @@ from yardmaster.kernels.cpu import experts_program
 from yardmaster.kernels.glu import Glu
 
 NATIVE = host.host()
-AVX2 = host.Host("x86-64-v3", "", lanes=8, tokens=2, lookup=False)
+AVX2 = host.Host("x86-64-v3", "", lanes=8, tokens=2, lookup=True)
 NARROW = host.Host("x86-64-v3", "", lanes=4, tokens=4, lookup=False)
 TARGETS = [NATIVE, AVX2, NARROW] if platform.machine() == "x86_64" else [NATIVE]
 CODES = [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]

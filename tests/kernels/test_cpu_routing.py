@@ -20,7 +20,7 @@ from yardmaster.kernels.reference import routing as reference
 from yardmaster.kernels.routing_rule import RoutingRule
 
 NATIVE = host.host()
-AVX2 = host.Host("x86-64-v3", "", lanes=8, tokens=2, lookup=False)
+AVX2 = host.Host("x86-64-v3", "", lanes=8, tokens=2, lookup=True)
 NARROW = host.Host("x86-64-v3", "", lanes=4, tokens=4, lookup=False)  # the shape that NEON takes
 TARGETS = [NATIVE, AVX2, NARROW] if platform.machine() == "x86_64" else [NATIVE]
 
