@@ -13,16 +13,16 @@ import pytest
 
 from yardmaster.server.batch.background import behind
 from yardmaster.server.batch.caller import Caller
-from yardmaster.server.batch.config import DAY, BatchConfig
+from yardmaster.server.batch.config import BatchConfig
 from yardmaster.server.batch.crew import Crew
 from yardmaster.server.batch.lines import Line
-from yardmaster.server.batch.records import Batch, StoredFile, new_batch_id, new_file_id
 from yardmaster.server.batch.results import Result
 from yardmaster.server.batch.runner import Runner
 from yardmaster.server.batch.store import Store
 from yardmaster.server.fair.client import FairClient
 from yardmaster.server.fair.keyring import Keyring
 from yardmaster.server.http.config import HttpConfig
+from yardmaster.tests.server.batch_orders import order, upload
 
 TEXT = "/v1/completions"
 KEYS = """keys:
@@ -134,7 +134,7 @@ def test_a_key_at_its_limit_stops_its_own_batches_alone(plain: Any, tmp_path: Pa
         bounds = {"running_batches": 2, "max_running": 2, "poll": 0.01, "retry": 0.02}
         store = Store(BatchConfig(str(tmp_path / "batches"), **bounds))  # type: ignore[arg-type]
         for owner in ("name:alice", "name:alice", "name:bob"):
-            order(store, owner, 8)
+            ordered(store, owner, 8)
         runner = Runner(store, Caller(service, HttpConfig(("test-model",)), keys))
         running = asyncio.create_task(runner.run())
         while (await store.run(store.batches, "name:bob", 1, None))[0][0].status != "completed":
@@ -150,24 +150,10 @@ def test_a_key_at_its_limit_stops_its_own_batches_alone(plain: Any, tmp_path: Pa
     run(test)
 
 
-def order(store: Store, owner: str, count: int) -> None:
+def ordered(store: Store, owner: str, count: int) -> None:
     """A batch of `count` lines of 15 tokens each."""
     rows = [
         {"custom_id": str(n), "method": "POST", "url": TEXT, "body": {"prompt": "abcdefghij", "max_tokens": 5}}
         for n in range(count)
     ]
-    data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-    now = int(store.clock())
-    file = StoredFile(
-        id=new_file_id(), owner=owner, filename="in.jsonl", purpose="batch", bytes=len(data), created_at=now,
-        expires_at=now + DAY,
-    )  # fmt: skip
-    with store.shelf.upload() as (sink, path):
-        sink.write(data)
-        sink.flush()
-        store.add_file(file, path)
-    batch = Batch(
-        id=new_batch_id(), owner=owner, endpoint=TEXT, input_file_id=file.id, output_file_id=new_file_id(),
-        error_file_id=new_file_id(), created_at=now, expires_at=now + DAY, keep_output=DAY,
-    )  # fmt: skip
-    store.add_batch(batch)
+    order(store, upload(store, b"".join(json.dumps(row).encode() + b"\n" for row in rows), owner), owner)

@@ -15,9 +15,10 @@ import pytest
 
 from yardmaster.server.batch.config import DAY, BatchConfig
 from yardmaster.server.batch.lines import Line, LineError
-from yardmaster.server.batch.records import Batch, StoredFile, new_batch_id, new_file_id
+from yardmaster.server.batch.records import new_file_id
 from yardmaster.server.batch.results import CANCELLED, Result, Tokens, answered, not_run
 from yardmaster.server.batch.store import NotFound, Refused, Store
+from yardmaster.tests.server.batch_orders import order, upload
 
 NOW = 1_800_000_000
 
@@ -44,30 +45,6 @@ def store(tmp_path: Path, clock: Clock) -> Any:
 def again(store: Store, clock: Clock) -> Store:
     """The next process, after the one of `store` was killed: nothing of it is closed or flushed."""
     return Store(store.config, clock)
-
-
-def upload(store: Store, data: bytes = b"{}", owner: str = "me", keep: int = DAY) -> StoredFile:
-    now = int(store.clock())
-    file = StoredFile(
-        id=new_file_id(), owner=owner, filename="in.jsonl", purpose="batch", bytes=len(data), created_at=now,
-        expires_at=now + keep,
-    )  # fmt: skip
-    with store.shelf.upload() as (sink, path):
-        sink.write(data)
-        sink.flush()
-        store.add_file(file, path)
-    return file
-
-
-def order(store: Store, file: StoredFile, owner: str = "me") -> Batch:
-    now = int(store.clock())
-    batch = Batch(
-        id=new_batch_id(), owner=owner, endpoint="/v1/completions", input_file_id=file.id,
-        output_file_id=new_file_id(), error_file_id=new_file_id(), created_at=now, expires_at=now + DAY,
-        keep_output=DAY,
-    )  # fmt: skip
-    store.add_batch(batch)
-    return batch
 
 
 def result(line: int, ok: bool = True) -> Result:

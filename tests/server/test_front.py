@@ -32,34 +32,6 @@ def test_a_signal_is_heard_though_nobody_reads_the_log(monkeypatch: pytest.Monke
         process._on_signal()
 
 
-class Deaf:
-    """A client that only has to be there."""
-
-    def on_stats(self, listener: Any) -> None: ...
-
-    def on_report(self, listener: Any) -> None: ...
-
-
-def test_a_harmony_model_has_its_encoder_unless_a_template_is_given(tmp_path: Path) -> None:
-    shape = {"hidden_size": 32, "num_layers": 1, "head_dim": 16, "num_heads": 2, "expert_width": 32, "num_experts": 4}
-    write_random_checkpoint(tmp_path / "tiny", small_gpt_oss(vocab_size=512, **shape))
-    engine, client = EngineConfig(model=str(tmp_path / "tiny")), Deaf()
-    own = front.make_service(engine, HttpConfig(("m",)), client)  # type: ignore[arg-type]
-    assert own.chat is not None
-    assert own.template is None
-    file = tmp_path / "mine.jinja"
-    file.write_text("Say: {{ messages[0].content }}")
-    given = front.make_service(engine, HttpConfig(("m",), chat_template=str(file)), client)  # type: ignore[arg-type]
-    assert given.chat is None
-    assert given.template is not None
-    assert given.template.render([{"role": "user", "content": "x"}]).text == "Say: x"
-    given.template.close()
-    for text in ("{% broken", "\udcff"):
-        file.write_bytes(text.encode("utf-8", "surrogateescape"))
-        with pytest.raises(ValueError, match=r"mine\.jinja"):
-            front.make_service(engine, HttpConfig(("m",), chat_template=str(file)), client)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
